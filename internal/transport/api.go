@@ -135,6 +135,7 @@ type FollowItem struct {
 	Message    *aggregate.Signed
 	Promises   [][]byte // audit's encoding of {leaf, promise}
 	Checkpoint []byte   // a signed note with the co-signatures collected so far
+	Enrolments [][]byte // members' enrolment files; a client checks each against its own consortium file
 }
 
 // Vector names a masked vector; whose it is says the session.

@@ -49,25 +49,26 @@ const (
 	maxReason  = 1 << 10
 )
 
-// wire is the one table of what travels: a kind is the sentinel's name in ErrorDetail.
+// wire is the one table of what travels. The text of what is not ours stays here: it may hold a path.
 var wire = []struct {
 	is   error
 	kind string
 	code codes.Code
+	ours bool
 }{
-	{ErrBadInput, "bad-input", codes.InvalidArgument},
-	{ErrNotFound, "not-found", codes.NotFound},
-	{fs.ErrNotExist, "not-found", codes.NotFound},
-	{ErrConflict, "conflict", codes.Aborted},
-	{ErrTooLate, "too-late", codes.FailedPrecondition},
-	{ErrSessionOver, "session-over", codes.Unavailable},
-	{ErrUnreachable, "unreachable", codes.Unavailable},
-	{context.DeadlineExceeded, "", codes.DeadlineExceeded},
-	{context.Canceled, "", codes.Canceled},
+	{ErrBadInput, "bad-input", codes.InvalidArgument, true},
+	{ErrNotFound, "not-found", codes.NotFound, true},
+	{ErrConflict, "conflict", codes.Aborted, true},
+	{ErrTooLate, "too-late", codes.FailedPrecondition, true},
+	{ErrSessionOver, "session-over", codes.Unavailable, true},
+	{ErrUnreachable, "unreachable", codes.Unavailable, true},
+	{fs.ErrNotExist, "not-found", codes.NotFound, false},
+	{context.DeadlineExceeded, "", codes.DeadlineExceeded, false},
+	{context.Canceled, "", codes.Canceled, false},
 }
 
-// told reports whether a client may hear the text of err.
-func told(err error) bool {
+// known reports whether err says something that a client can act on; any other is logged.
+func known(err error) bool {
 	if _, ok := errors.AsType[*Refused](err); ok {
 		return true
 	}
@@ -89,7 +90,11 @@ func toStatus(err error) error {
 	}
 	for _, w := range wire {
 		if errors.Is(err, w.is) {
-			return newStatus(w.code, err.Error(), &consiliumv1.ErrorDetail{Kind: w.kind})
+			text := err.Error()
+			if !w.ours {
+				text = w.is.Error()
+			}
+			return newStatus(w.code, text, &consiliumv1.ErrorDetail{Kind: w.kind})
 		}
 	}
 	return status.Error(codes.Internal, "internal error")
@@ -103,8 +108,8 @@ func newStatus(c codes.Code, text string, d *consiliumv1.ErrorDetail) error {
 	return s.Err()
 }
 
-// fromStatus is the only way back. handshake is the last failure of the connection's handshake, nil when
-// it succeeded: gRPC reports it as text alone.
+// fromStatus is the only way back. handshake is how the connection's handshake last failed, nil when it
+// never did: gRPC reports it as text alone.
 func fromStatus(err, handshake error) error {
 	if err == nil {
 		return nil
@@ -143,7 +148,8 @@ func fromStatus(err, handshake error) error {
 }
 
 func unavailable(text string, handshake error) error {
-	if handshake == nil {
+	// The handshake remembered may be older than what failed now.
+	if handshake == nil || !strings.Contains(text, "authentication handshake failed") {
 		return said(ErrUnreachable, text)
 	}
 	if r, ok := errors.AsType[*channel.Refused](handshake); ok {
@@ -201,4 +207,10 @@ func clean(s string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
+}
+
+// isStatus tells an error of a call from one of the caller's own.
+func isStatus(err error) bool {
+	_, ok := status.FromError(err)
+	return ok
 }
