@@ -70,13 +70,8 @@ func SessionFrom(ctx context.Context) (channel.Session, bool) {
 	if !ok {
 		return channel.Session{}, false
 	}
-	switch s := p.AuthInfo.(type) {
-	case channel.Session:
-		return s, true
-	case *channel.Session:
-		return *s, s != nil
-	}
-	return channel.Session{}, false
+	s, ok := p.AuthInfo.(channel.Session)
+	return s, ok
 }
 
 // PeerFrom returns who asks, as the decision saw it. It is false before a decision.

@@ -48,6 +48,11 @@ const (
 	pingEvery    = 20 * time.Second // a client's; a server allows half of it
 	pingTimeout  = 10 * time.Second
 	stopPatience = 3 * time.Second
+
+	// Four chunks in flight a stream: enough for a long line, and what a peer can make us hold.
+	streamWindow = 1 << 20
+	connWindow   = 2 << 20
+	ioBuffer     = 64 << 10
 )
 
 // NewServer makes a server whose connections creds attests: their AuthInfo is a channel.Session.
@@ -76,6 +81,10 @@ func NewServer(creds credentials.TransportCredentials, h Handlers, o Options) (*
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(ioBuffer),
+		grpc.WriteBufferSize(ioBuffer),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
