@@ -1,0 +1,210 @@
+package channel
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+)
+
+// Defaults of Config.
+const (
+	DefaultTimeout       = 10 * time.Second
+	DefaultMaxHandshakes = 256
+)
+
+// Config of one side. Its functions are called from many handshakes at once.
+type Config struct {
+	Role        attest.Role
+	Certificate func() (*tls.Certificate, error)             // own leaf, asked per connection (a node's SVID rotates)
+	Attester    attest.Attester                              // nil for a person
+	Keys        [][]byte                                     // role keys, in order (coordinator: protocol, receipt, issuer as SPKI DER; node: witness)
+	Posture     func(study [32]byte) (attest.Posture, error) // own; nil for a person
+	Verifiers   attest.Verifiers                             // of the peer's evidence
+	Peer        func(study [32]byte) (Expect, error)         // how to appraise the other side; an error refuses the study
+	Study       [32]byte                                     // client only: what this connection serves; the consortium's digest where it serves none
+	LogSigner   interface {
+		SignBinding(b []byte) ([]byte, error)
+	} // coordinator only: signed.Sign by the log key, kind attest.KindBinding
+	Now    func() time.Time                                                    // time.Now when nil
+	Person func(study [32]byte, leaf ed25519.PublicKey) (name string, ok bool) // server only: whether a key is a listed person's; nil refuses all
+	// MaxHandshakes bounds concurrent handshakes at a server; more wait, within their Timeout.
+	MaxHandshakes int
+	// Timeout is for the whole handshake, TLS included.
+	Timeout time.Duration
+	// Observe is called with every handshake's outcome, before the connection is used: for the
+	// audit log.
+	Observe func(Outcome)
+}
+
+// Expect is how a peer is appraised.
+type Expect struct {
+	Policy  attest.Policy // of the peer's role
+	Posture attest.PostureExpect
+	Trust   *endorse.Snapshot
+	LogKey  ed25519.PublicKey // of the coordinator; required for a client
+}
+
+func (c *Config) fill() error {
+	if c.Certificate == nil {
+		return errors.New("no certificate")
+	}
+	if c.Peer == nil {
+		return errors.New("no expectation of the peer")
+	}
+	if c.Role != attest.RolePerson && (c.Attester == nil || c.Posture == nil || len(c.Keys) == 0) {
+		return fmt.Errorf("a %s needs an attester, a posture and role keys", c.Role)
+	}
+	if len(c.Keys) > attest.MaxKeys {
+		return fmt.Errorf("%d role keys, want at most %d", len(c.Keys), attest.MaxKeys)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.MaxHandshakes <= 0 {
+		c.MaxHandshakes = DefaultMaxHandshakes
+	}
+	if c.Observe == nil {
+		c.Observe = func(Outcome) {}
+	}
+	return nil
+}
+
+// NewClient makes the credentials of a node or a person, for one study.
+func NewClient(c Config) (credentials.TransportCredentials, error) {
+	if c.Role != attest.RoleNode && c.Role != attest.RolePerson {
+		return nil, fmt.Errorf("making client credentials: role %q, want node or person", c.Role)
+	}
+	if c.Study == [32]byte{} {
+		return nil, errors.New("making client credentials: no study, and no consortium in its place")
+	}
+	if c.Role == attest.RolePerson && c.Attester != nil {
+		return nil, errors.New("making client credentials: a person does not attest")
+	}
+	if err := c.fill(); err != nil {
+		return nil, fmt.Errorf("making client credentials: %w", err)
+	}
+	return &transport{config: &c}, nil
+}
+
+// NewServer makes the coordinator's credentials.
+func NewServer(c Config) (credentials.TransportCredentials, error) {
+	if c.Role != attest.RoleCoordinator {
+		return nil, fmt.Errorf("making server credentials: role %q, want coordinator", c.Role)
+	}
+	if c.LogSigner == nil {
+		return nil, errors.New("making server credentials: no log key to sign bindings with")
+	}
+	if err := c.fill(); err != nil {
+		return nil, fmt.Errorf("making server credentials: %w", err)
+	}
+	return &transport{config: &c, slots: make(chan struct{}, c.MaxHandshakes)}, nil
+}
+
+// transport implements credentials.TransportCredentials for one side.
+type transport struct {
+	config     *Config
+	slots      chan struct{} // server only: one item a running handshake
+	serverName string
+}
+
+// Info describes the credentials. gRPC derives the https scheme from the name "tls".
+func (t *transport) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: t.serverName}
+}
+
+// Clone returns a copy whose server name can be overridden by itself. Clones of a server share
+// its bound on handshakes.
+func (t *transport) Clone() credentials.TransportCredentials {
+	c := *t
+	return &c
+}
+
+// OverrideServerName sets the name that the TLS hello asks for. It is for routing: who answers
+// is judged by attestation, not by name.
+func (t *transport) OverrideServerName(name string) error {
+	t.serverName = name
+	return nil
+}
+
+// ClientHandshake appraises the coordinator at authority, then proves to it.
+func (t *transport) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if t.config.Role == attest.RoleCoordinator {
+		return nil, nil, errors.New("attesting as a client: these are a server's credentials")
+	}
+	name := t.serverName
+	if name == "" {
+		name = authority
+		if host, _, err := net.SplitHostPort(authority); err == nil {
+			name = host
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.config.Timeout)
+	defer cancel()
+	conn, session, err := t.run(ctx, raw, func(h *handshake) error { return h.client(ctx, raw, name) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("attesting with %q: %w", authority, err)
+	}
+	return conn, session, nil
+}
+
+// ServerHandshake proves to the client, then appraises it.
+func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if t.config.Role != attest.RoleCoordinator {
+		return nil, nil, errors.New("attesting as a server: these are a client's credentials")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), t.config.Timeout)
+	defer cancel()
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		err := fmt.Errorf("attesting a client: %d handshakes are running, and none ended in time", t.config.MaxHandshakes)
+		t.config.Observe(Outcome{Err: err})
+		return nil, nil, errors.Join(err, raw.Close())
+	}
+	conn, session, err := t.run(ctx, raw, func(h *handshake) error { return h.server(ctx, raw) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("attesting a client: %w", err)
+	}
+	return conn, session, nil
+}
+
+// run gives a handshake its deadline, tells the observer, and closes what was refused.
+func (t *transport) run(ctx context.Context, raw net.Conn, exchange func(*handshake) error) (net.Conn, Session, error) {
+	h := &handshake{config: t.config, now: t.config.Now()}
+	// One deadline for everything: TLS, both proofs, the verdict. Context and deadline are one,
+	// so a caller that gives up ends the reads too.
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	err := exchange(h)
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
+	}
+	stop()
+	if err == nil {
+		err = raw.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		var refused *Refused
+		o := Outcome{Session: h.session, Err: err}
+		if errors.As(err, &refused) {
+			o.Reasons = refused.Reasons
+		}
+		t.config.Observe(o)
+		h.close(ctx, raw)
+		return nil, Session{}, err
+	}
+	t.config.Observe(Outcome{Session: h.session})
+	return expiring(h.tls, h.session.Until, t.config.Now), h.session, nil
+}

@@ -1,0 +1,104 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/internal/strict"
+	"github.com/consilium-fl/consilium/internal/signed"
+)
+
+// MaxFrame bounds one frame of the handshake, in bytes without its length.
+const MaxFrame = 256 << 10
+
+const version = 1
+
+// Hello is the client's first frame, and all that a coordinator learns before it has proven.
+type Hello struct {
+	Version uint64      `cbor:"1,keyasint"`
+	Role    attest.Role `cbor:"2,keyasint"` // node or person
+	Study   [32]byte    `cbor:"3,keyasint"` // or the consortium's digest
+	Nonce   [32]byte    `cbor:"4,keyasint"` // the coordinator's evidence answers it
+}
+
+// Proof is a party's evidence.
+type Proof struct {
+	Record []byte   `cbor:"1,keyasint"` // an encoded attest.Record; empty from a person
+	Nonce  [32]byte `cbor:"2,keyasint"` // the coordinator's, for the node to answer; zero from a client
+}
+
+// Verdict is the coordinator's last frame. Its reasons are codes and paths: a peer that is
+// refused is not told what would have been accepted.
+type Verdict struct {
+	OK      bool            `cbor:"1,keyasint"`
+	Reasons []attest.Reason `cbor:"2,keyasint"`
+	Until   int64           `cbor:"3,keyasint"` // seconds of the Unix epoch; 0 when refused
+}
+
+// frame holds exactly one of them.
+type frame struct {
+	Hello   *Hello   `cbor:"1,keyasint,omitempty"`
+	Proof   *Proof   `cbor:"2,keyasint,omitempty"`
+	Verdict *Verdict `cbor:"3,keyasint,omitempty"`
+}
+
+func (f frame) parts() int {
+	n := 0
+	for _, set := range []bool{f.Hello != nil, f.Proof != nil, f.Verdict != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
+func writeFrame(w io.Writer, f frame) error {
+	body, err := signed.Encode(f)
+	if err != nil {
+		return fmt.Errorf("writing frame: %w", err)
+	}
+	if len(body) > MaxFrame {
+		return fmt.Errorf("writing frame: %d bytes, want at most %d", len(body), MaxFrame)
+	}
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
+	if _, err := w.Write(append(b, body...)); err != nil {
+		return fmt.Errorf("writing frame: %w", err)
+	}
+	return nil
+}
+
+// readFrame reads one frame and not a byte more: what follows the last one is HTTP/2.
+func readFrame(r io.Reader) (frame, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return frame{}, fmt.Errorf("reading frame: %w", err)
+	}
+	n := int64(binary.BigEndian.Uint32(size[:]))
+	if n > MaxFrame {
+		return frame{}, fmt.Errorf("reading frame: %d bytes, want at most %d", n, MaxFrame)
+	}
+	// The buffer grows with what arrives, never with what a peer announces.
+	var body bytes.Buffer
+	if _, err := io.CopyN(&body, r, n); err != nil {
+		return frame{}, fmt.Errorf("reading frame of %d bytes: %w", n, noEOF(err))
+	}
+	var f frame
+	if err := strict.Decode(body.Bytes(), MaxFrame, &f); err != nil {
+		return frame{}, fmt.Errorf("reading frame: %w", err)
+	}
+	if f.parts() != 1 {
+		return frame{}, fmt.Errorf("reading frame: %d messages, want one", f.parts())
+	}
+	return f, nil
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

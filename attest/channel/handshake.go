@@ -1,0 +1,412 @@
+package channel
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/internal/signed"
+)
+
+const exporterLabel = "EXPORTER-consilium-v1"
+
+// handshake is the state of one exchange.
+type handshake struct {
+	config  *Config
+	now     time.Time // of the whole exchange: one moment, one verdict
+	tls     *tls.Conn
+	state   tls.ConnectionState
+	ownKey  [32]byte // SHA-256 of the own leaf's SPKI
+	nonce   [32]byte // own: the peer's evidence answers it
+	peer    *x509.Certificate
+	session Session
+}
+
+// client is the node's and the person's side, in order.
+func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string) error {
+	h.session.Study, h.session.PeerRole = h.config.Study, attest.RoleCoordinator
+	expect, err := h.config.Peer(h.config.Study)
+	if err != nil {
+		return h.refuse(attest.Reason{Code: CodeStudyUnknown, Path: "study", Got: signed.DigestText(h.config.Study), Want: err.Error()})
+	}
+	if len(expect.LogKey) != ed25519.PublicKeySize {
+		return h.refuse(attest.Reason{Code: CodeLogKey, Path: "log_key", Got: fmt.Sprintf("%d bytes", len(expect.LogKey)), Want: "the pinned log key"})
+	}
+	if err := h.startTLS(ctx, raw, serverName); err != nil {
+		return err
+	}
+	if err := writeFrame(h.tls, frame{Hello: &Hello{Version: version, Role: h.config.Role, Study: h.config.Study, Nonce: h.nonce}}); err != nil {
+		return err
+	}
+
+	// The coordinator proves. Until it is accepted nothing more is sent, not even a reason.
+	f, err := readFrame(h.tls)
+	if err != nil {
+		return fmt.Errorf("waiting for the coordinator's proof: %w", err)
+	}
+	if f.Verdict != nil && !f.Verdict.OK {
+		return &Refused{By: attest.RoleCoordinator, Reasons: heard(f.Verdict.Reasons)}
+	}
+	if f.Proof == nil {
+		return errors.New("waiting for the coordinator's proof: got another frame")
+	}
+	if rs := h.appraise(f.Proof.Record, attest.RoleCoordinator, expect); len(rs) > 0 {
+		return h.refuse(rs...)
+	}
+
+	var own []byte
+	if h.config.Role == attest.RoleNode {
+		if own, err = h.prove(ctx, f.Proof.Nonce); err != nil {
+			return err
+		}
+	}
+	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own}}); err != nil {
+		return err
+	}
+	f, err = readFrame(h.tls)
+	if err != nil {
+		return fmt.Errorf("waiting for the verdict: %w", err)
+	}
+	if f.Verdict == nil {
+		return errors.New("waiting for the verdict: got another frame")
+	}
+	if !f.Verdict.OK {
+		return &Refused{By: attest.RoleCoordinator, Reasons: heard(f.Verdict.Reasons)}
+	}
+	return h.admit(time.Unix(f.Verdict.Until, 0))
+}
+
+// server is the coordinator's side, in order.
+func (h *handshake) server(ctx context.Context, raw net.Conn) error {
+	if err := h.startTLS(ctx, raw, ""); err != nil {
+		return err
+	}
+	f, err := readFrame(h.tls)
+	if err != nil {
+		return fmt.Errorf("waiting for the hello: %w", err)
+	}
+	if f.Hello == nil {
+		return errors.New("waiting for the hello: got another frame")
+	}
+	expect, rs := h.greet(*f.Hello)
+	if len(rs) > 0 {
+		return h.refuseAloud(rs)
+	}
+	own, err := h.prove(ctx, f.Hello.Nonce)
+	if err != nil {
+		return err
+	}
+	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own, Nonce: h.nonce}}); err != nil {
+		return err
+	}
+	f, err = readFrame(h.tls)
+	if err != nil {
+		return fmt.Errorf("waiting for the client's proof: %w", err)
+	}
+	if f.Proof == nil {
+		return errors.New("waiting for the client's proof: got another frame")
+	}
+	if h.session.PeerRole == attest.RoleNode {
+		rs = h.appraise(f.Proof.Record, attest.RoleNode, expect)
+	} else {
+		rs = h.recognise(f.Proof.Record)
+	}
+	if len(rs) > 0 {
+		return h.refuseAloud(rs)
+	}
+	if err := h.admit(h.session.Until); err != nil {
+		return err
+	}
+	return writeFrame(h.tls, frame{Verdict: &Verdict{OK: true, Until: h.session.Until.Unix()}})
+}
+
+// greet judges a Hello and finds what is expected of who sent it.
+func (h *handshake) greet(hello Hello) (Expect, []attest.Reason) {
+	h.session.Study, h.session.PeerRole = hello.Study, hello.Role
+	if hello.Version != version || hello.Nonce == [32]byte{} || hello.Study == [32]byte{} {
+		return Expect{}, []attest.Reason{{Code: CodeHello, Path: "hello", Got: fmt.Sprintf("version %d", hello.Version), Want: fmt.Sprintf("version %d, a nonce and a study", version)}}
+	}
+	if hello.Role != attest.RoleNode && hello.Role != attest.RolePerson {
+		return Expect{}, []attest.Reason{{Code: CodeHelloRole, Path: "hello.role", Got: fmt.Sprintf("%q", hello.Role), Want: "node or person"}}
+	}
+	expect, err := h.config.Peer(hello.Study)
+	if err != nil {
+		return Expect{}, []attest.Reason{{Code: CodeStudyUnknown, Path: "hello.study", Got: signed.DigestText(hello.Study), Want: err.Error()}}
+	}
+	return expect, nil
+}
+
+// startTLS runs the TLS handshake and takes from it all that the exchange needs.
+func (h *handshake) startTLS(ctx context.Context, raw net.Conn, serverName string) error {
+	cert, err := h.config.Certificate()
+	if err != nil {
+		return fmt.Errorf("taking the own certificate: %w", err)
+	}
+	if cert == nil || len(cert.Certificate) == 0 {
+		return errors.New("taking the own certificate: none")
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return fmt.Errorf("parsing the own certificate: %w", err)
+	}
+	h.ownKey = sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	if _, err := rand.Read(h.nonce[:]); err != nil {
+		return fmt.Errorf("drawing a nonce: %w", err)
+	}
+	config := tlsConfig(*cert, serverName, h.config.Now)
+	if h.config.Role == attest.RoleCoordinator {
+		h.tls = tls.Server(raw, config)
+	} else {
+		h.tls = tls.Client(raw, config)
+	}
+	if err := h.tls.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("shaking hands by TLS: %w", err)
+	}
+	h.state = h.tls.ConnectionState()
+	return h.takeState()
+}
+
+// tlsConfig is for one connection. The peer's certificate proves a key and nothing else: who
+// holds it is for the attestation to say, so no chain is verified here. TLS 1.3 alone, since an
+// exporter of an older version can be made equal on two connections; no tickets, since a resumed
+// session would stand on evidence of another.
+func tlsConfig(cert tls.Certificate, serverName string, now func() time.Time) *tls.Config {
+	return &tls.Config{
+		Certificates:           []tls.Certificate{cert},
+		ServerName:             serverName,
+		Time:                   now,
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{"h2"},
+		ClientAuth:             tls.RequireAnyClientCert,
+		InsecureSkipVerify:     true, //nolint:gosec // see above
+		SessionTicketsDisabled: true,
+		ClientSessionCache:     nil,
+	}
+}
+
+// takeState checks what the TLS library agreed on, whatever the configuration was.
+func (h *handshake) takeState() error {
+	switch {
+	case h.state.Version != tls.VersionTLS13:
+		return fmt.Errorf("checking TLS: version %s, want TLS 1.3", tls.VersionName(h.state.Version))
+	case h.state.DidResume:
+		return errors.New("checking TLS: the session was resumed")
+	case h.state.NegotiatedProtocol != "h2":
+		return fmt.Errorf("checking TLS: application protocol %q, want %q", h.state.NegotiatedProtocol, "h2")
+	case len(h.state.PeerCertificates) == 0:
+		return errors.New("checking TLS: the peer showed no certificate")
+	}
+	h.peer = h.state.PeerCertificates[0]
+	exporter, err := h.exporter(attest.RoleCoordinator)
+	if err != nil {
+		return err
+	}
+	h.session.SecurityLevel = credentials.PrivacyAndIntegrity
+	h.session.Exporter = exporter
+	h.session.PeerLeaf = h.peer.Raw
+	h.session.PeerKey = sha256.Sum256(h.peer.RawSubjectPublicKeyInfo)
+	return nil
+}
+
+// exporter is RFC 9266's idea with a label of our own; the prover's role is its context.
+func (h *handshake) exporter(prover attest.Role) ([32]byte, error) {
+	b, err := h.state.ExportKeyingMaterial(exporterLabel, []byte(prover), 32)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("exporting from TLS: %w", err)
+	}
+	return [32]byte(b), nil
+}
+
+// prove makes the own record, over the peer's nonce.
+func (h *handshake) prove(ctx context.Context, nonce [32]byte) ([]byte, error) {
+	posture, err := h.config.Posture(h.session.Study)
+	if err != nil {
+		return nil, fmt.Errorf("proving as %s: taking the posture: %w", h.config.Role, err)
+	}
+	r := attest.Record{Keys: h.config.Keys}
+	if r.Posture, err = posture.Encode(); err != nil {
+		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
+	}
+	exporter, err := h.exporter(h.config.Role)
+	if err != nil {
+		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
+	}
+	r.Binding = attest.Binding{
+		Role: h.config.Role, Nonce: nonce, Exporter: exporter, OwnKey: h.ownKey, PeerKey: h.session.PeerKey,
+		Study: h.session.Study, KeyList: attest.KeyListDigest(r.Keys), Config: sha256.Sum256(r.Posture),
+	}
+	if err := seal(ctx, h.config, &r); err != nil {
+		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
+	}
+	return r.Encode()
+}
+
+// seal attests the record's binding, and signs it where there is a log key.
+func seal(ctx context.Context, c *Config, r *attest.Record) (err error) {
+	if c.LogSigner != nil {
+		b, err := r.Binding.Encode()
+		if err != nil {
+			return err
+		}
+		if r.LogSignature, err = c.LogSigner.SignBinding(b); err != nil {
+			return fmt.Errorf("signing the binding by the log key: %w", err)
+		}
+	}
+	r.Evidence, err = c.Attester.Attest(ctx, r.Binding)
+	return err
+}
+
+// appraise judges the peer's record by the own view of the connection. On acceptance it fills in
+// the session.
+func (h *handshake) appraise(encoded []byte, role attest.Role, expect Expect) []attest.Reason {
+	r, err := attest.ParseRecord(encoded)
+	if err != nil {
+		return []attest.Reason{{Code: CodeProof, Path: "record", Got: err.Error()}}
+	}
+	want, err := h.expected(role, r.Binding)
+	if err != nil {
+		return []attest.Reason{{Code: CodeProof, Path: "exporter", Got: err.Error()}}
+	}
+	rs := append(h.leafTime(), differences(r.Binding, want)...)
+	// From here on the prover's word for its binding is gone.
+	r.Binding = want
+	result := h.config.Verifiers.Recheck(r, h.now, expect.Trust, expect.Policy, expect.Posture)
+	h.session.Result = result
+	rs = append(rs, result.Reasons...)
+	if role == attest.RoleCoordinator {
+		rs = append(rs, r.SignedBy(expect.LogKey)...)
+	}
+	if len(rs) == 0 && !result.OK() {
+		rs = append(rs, attest.Reason{Code: attest.CodeVerifierError, Path: "status", Got: string(result.Status)})
+	}
+	if len(rs) > 0 {
+		return rs
+	}
+	if h.session.Record, err = r.Encode(); err != nil {
+		return []attest.Reason{{Code: CodeProof, Path: "record", Got: err.Error()}}
+	}
+	if h.session.Posture, err = attest.ParsePosture(r.Posture); err != nil {
+		return []attest.Reason{{Code: attest.CodeParsePosture, Path: "posture", Got: err.Error()}}
+	}
+	h.session.PeerKeys = r.Keys
+	h.session.Until = earlier(result.Until, h.peer.NotAfter)
+	return nil
+}
+
+// expected is the binding that the peer's evidence has to be over, as this end sees the
+// connection. Key list and configuration are of what the record carries, which Recheck compares.
+func (h *handshake) expected(role attest.Role, got attest.Binding) (attest.Binding, error) {
+	exporter, err := h.exporter(role)
+	if err != nil {
+		return attest.Binding{}, err
+	}
+	return attest.Binding{
+		Role:     role,
+		Nonce:    h.nonce,
+		Exporter: exporter,
+		OwnKey:   h.session.PeerKey,
+		PeerKey:  h.ownKey,
+		Study:    h.session.Study,
+		KeyList:  got.KeyList,
+		Config:   got.Config,
+	}, nil
+}
+
+// differences names the fields in which the prover saw another connection than we do. The
+// evidence decides; this says to a person what kind of attack or mistake it was.
+func differences(got, want attest.Binding) []attest.Reason {
+	var rs []attest.Reason
+	if got.Role != want.Role {
+		rs = append(rs, attest.Reason{Code: "binding.role", Path: "binding.role", Got: fmt.Sprintf("%q", got.Role), Want: fmt.Sprintf("%q", want.Role)})
+	}
+	for _, f := range []struct {
+		name      string
+		got, want [32]byte
+	}{
+		{"nonce", got.Nonce, want.Nonce},
+		{"exporter", got.Exporter, want.Exporter},
+		{"own_key", got.OwnKey, want.OwnKey},
+		{"peer_key", got.PeerKey, want.PeerKey},
+		{"study", got.Study, want.Study},
+	} {
+		// The exporter is a secret of the session, so no value is told.
+		if subtle.ConstantTimeCompare(f.got[:], f.want[:]) != 1 {
+			rs = append(rs, attest.Reason{Code: "binding." + f.name, Path: "binding." + f.name, Got: "another", Want: "this connection's"})
+		}
+	}
+	return rs
+}
+
+// recognise finds the person whose key the leaf proves.
+func (h *handshake) recognise(record []byte) []attest.Reason {
+	rs := h.leafTime()
+	if len(record) != 0 {
+		rs = append(rs, attest.Reason{Code: CodeProof, Path: "record", Got: fmt.Sprintf("%d bytes", len(record)), Want: "none from a person"})
+	}
+	key, ok := h.peer.PublicKey.(ed25519.PublicKey)
+	if ok && h.config.Person != nil {
+		h.session.Person, ok = h.config.Person(h.session.Study, key)
+	}
+	if !ok || h.session.Person == "" {
+		rs = append(rs, attest.Reason{Code: CodePersonUnlisted, Path: "leaf", Got: signed.DigestText(h.session.PeerKey), Want: "a listed person's key"})
+	}
+	h.session.Until = earlier(h.now.Add(attest.MaxAge), h.peer.NotAfter)
+	return rs
+}
+
+func (h *handshake) leafTime() []attest.Reason {
+	if h.now.Before(h.peer.NotBefore) || !h.now.Before(h.peer.NotAfter) {
+		return []attest.Reason{{
+			Code: CodeLeafTime, Path: "leaf", Got: h.now.UTC().Format(time.RFC3339),
+			Want: h.peer.NotBefore.Format(time.RFC3339) + " to " + h.peer.NotAfter.Format(time.RFC3339),
+		}}
+	}
+	return nil
+}
+
+// admit ends the exchange well: the session lasts as long as both ends say.
+func (h *handshake) admit(until time.Time) error {
+	h.session.Until = earlier(h.session.Until, until)
+	if !h.now.Before(h.session.Until) {
+		return fmt.Errorf("admitting: the session ended at %s", h.session.Until.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// refuse is the own verdict on the peer.
+func (h *handshake) refuse(rs ...attest.Reason) error {
+	return &Refused{By: h.config.Role, Reasons: rs}
+}
+
+// refuseAloud tells the peer the codes, too. That it was not told is no error of its own: it is
+// refused either way.
+func (h *handshake) refuseAloud(rs []attest.Reason) error {
+	_ = writeFrame(h.tls, frame{Verdict: &Verdict{Reasons: codesOnly(rs)}})
+	return h.refuse(rs...)
+}
+
+// close hangs up, with TLS's goodbye where there is a TLS connection to say it on and time left.
+func (h *handshake) close(ctx context.Context, raw net.Conn) {
+	if h.tls != nil && ctx.Err() == nil {
+		_ = h.tls.Close()
+	}
+	_ = raw.Close()
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

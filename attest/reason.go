@@ -1,0 +1,87 @@
+package attest
+
+import (
+	"encoding/hex"
+	"strings"
+)
+
+// The codes of reasons. They are stable: logs, tests and dashboards match on them. A format's
+// verifier may return further ones of the same shape.
+const (
+	CodeConfigNow   = "config.now"   // no time was given
+	CodeConfigTrust = "config.trust" // no snapshot was given
+	CodeConfigRole  = "config.role"  // the policy is for no role, or for another
+	CodeConfigAge   = "config.max_age"
+
+	CodeParseLength  = "parse.length"
+	CodeParsePosture = "parse.posture"
+
+	CodeFormatUnlisted      = "format.unlisted"
+	CodeMeasurementUnlisted = "measurement.unlisted"
+	CodeMachineUnlisted     = "machine.unlisted"
+	CodeDebug               = "debug"
+	CodeSimDenied           = "sim.denied"
+	CodeCertExpired         = "cert.expired"
+	CodeVerifierPanic       = "verifier.panic"
+	CodeVerifierError       = "verifier.error" // a verifier failed without saying why in a code
+
+	CodeBindingMismatch = "binding.mismatch" // the evidence is over another binding
+	CodeBindingTrivial  = "binding.trivial"  // it is over nothing
+	CodeBindingZero     = "binding.zero"
+	CodeBindingKeyList  = "binding.key_list"
+	CodeBindingConfig   = "binding.config"
+
+	CodePostureConsortium = "posture.consortium"
+	CodePosturePolicy     = "posture.policy"
+	CodePostureInsecure   = "posture.insecure"
+	CodePostureTEE        = "posture.tee"
+
+	CodeLogSignature = "log.signature"
+)
+
+// Reason is one ground of refusal. It is an error too, so that a verifier can return it, or
+// several joined. Got and Want hold digests, names and numbers, never key material.
+type Reason struct {
+	Code string `json:"code" cbor:"1,keyasint"`
+	Path string `json:"path,omitempty" cbor:"2,keyasint"` // the field of claims, binding or posture
+	Got  string `json:"got,omitempty" cbor:"3,keyasint"`
+	Want string `json:"want,omitempty" cbor:"4,keyasint"`
+}
+
+func (r Reason) Error() string {
+	var b strings.Builder
+	b.WriteString(r.Code)
+	sep := ": "
+	for _, part := range []struct{ name, value string }{{"", r.Path}, {"got ", r.Got}, {"want ", r.Want}} {
+		if part.value != "" {
+			b.WriteString(sep + part.name + part.value)
+			sep = ", "
+		}
+	}
+	return b.String()
+}
+
+// reasonsOf finds the reasons in an error of a verifier, through wraps and joins.
+func reasonsOf(err error) []Reason {
+	switch e := err.(type) {
+	case Reason:
+		if e.Code != "" {
+			return []Reason{e}
+		}
+	case interface{ Unwrap() []error }:
+		var rs []Reason
+		for _, inner := range e.Unwrap() {
+			rs = append(rs, reasonsOf(inner)...)
+		}
+		if len(rs) > 0 {
+			return rs
+		}
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return reasonsOf(inner)
+		}
+	}
+	return []Reason{{Code: CodeVerifierError, Got: err.Error()}}
+}
+
+func hexText(b []byte) string { return hex.EncodeToString(b) }
