@@ -108,7 +108,13 @@ func TestFirstConsortiumNeedsEveryHospital(t *testing.T) {
 	changed := *c
 	changed.Raw = append(slices.Clone(c.Raw), '\n')
 	changed.Digest = signed.Digest(changed.Raw)
+	twice, err := signed.ParseEnvelope(all, consortiumType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice.Signatures = append(twice.Signatures, twice.Signatures[0])
 	for name, err := range map[string]error{
+		"one twice":     c.CheckSignatures(twice.Encode(), nil),
 		"three of four": c.CheckSignatures(sign(t, c, four[:3]...), nil),
 		"a stranger":    c.CheckSignatures(sign(t, c, append(slices.Clone(four), "mars")...), nil),
 		"another file":  changed.CheckSignatures(all, nil),
@@ -331,7 +337,12 @@ func TestEnrolmentRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	later, err := NewStop("heart.example", "va", "0", 2, [32]byte{5}, testKey("va/old"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, change := range map[string]func(e *Enrolment){
+		"stop of a later serial":   func(e *Enrolment) { e.Serial, e.Predecessor = 2, &later },
 		"another consortium":       func(e *Enrolment) { e.Consortium = "lung.example" },
 		"a hospital that is none":  func(e *Enrolment) { e.Hospital = "mars" },
 		"one key for both":         func(e *Enrolment) { e.WitnessKey = e.NodeKey },
