@@ -1,0 +1,145 @@
+// Package person connects people to a coordinator: with a person's own key, after appraising the
+// coordinator as a node does. A person shows no evidence.
+//
+//	c, err := person.ReadConfig("consilium.yaml")
+//	p, err := person.Open(c)
+//	client, err := p.Dial(studyDigest)
+package person
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/channel"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/simtee"
+	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/identity"
+	"github.com/consilium-fl/consilium/internal/keyfile"
+	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/study"
+	"github.com/consilium-fl/consilium/internal/terms"
+	"github.com/consilium-fl/consilium/internal/transport"
+)
+
+// Version of consilium.yaml.
+const Version = "consilium.cli/v1"
+
+// Config is consilium.yaml.
+type Config struct {
+	Coordinator string // host:port
+	File        string // consortium.yaml
+	Digest      [32]byte
+	Trust       string // folder of anchors
+	Person      string // name in the consortium file
+	Key         string // file, 0600
+}
+
+// ReadConfig reads consilium.yaml; relative paths are relative to its folder.
+func ReadConfig(path string) (Config, error) {
+	var f struct {
+		Version     string `yaml:"version"`
+		Coordinator string `yaml:"coordinator"`
+		Consortia   []struct {
+			File   string        `yaml:"file"`
+			Digest config.Digest `yaml:"digest"`
+		} `yaml:"consortia"`
+		Trust  string `yaml:"trust"`
+		Person string `yaml:"person"`
+		Key    string `yaml:"key"`
+	}
+	if err := config.Read(path, Version, &f); err != nil {
+		return Config{}, err
+	}
+	for _, r := range []struct{ field, value string }{{"coordinator", f.Coordinator}, {"trust", f.Trust}, {"person", f.Person}, {"key", f.Key}} {
+		if r.value == "" {
+			return Config{}, fmt.Errorf("reading configuration %s: field %q is missing", path, r.field)
+		}
+	}
+	if len(f.Consortia) != 1 {
+		return Config{}, fmt.Errorf("reading configuration %s: field \"consortia\" names %d files, want one", path, len(f.Consortia))
+	}
+	return Config{
+		Coordinator: f.Coordinator,
+		File:        config.Path(path, f.Consortia[0].File), Digest: f.Consortia[0].Digest,
+		Trust: config.Path(path, f.Trust), Person: f.Person, Key: config.Path(path, f.Key),
+	}, nil
+}
+
+// Person is somebody whom a consortium lists.
+type Person struct {
+	Name        string
+	Key         ed25519.PrivateKey
+	Consortium  *study.Consortium
+	Trust       *endorse.Snapshot
+	Coordinator string
+	// Simulation allows a simulated TEE at the coordinator. It follows from the consortium file, which the
+	// person pins: people run no posture of their own.
+	Simulation bool
+	Now        func() time.Time
+}
+
+// Open reads what the configuration names.
+func Open(c Config) (*Person, error) {
+	b, err := os.ReadFile(c.File)
+	if err != nil {
+		return nil, fmt.Errorf("reading the consortium file: %w", err)
+	}
+	if got := signed.Digest(b); got != c.Digest {
+		return nil, fmt.Errorf("reading the consortium file %s: its digest is %s, the configuration pins %s", filepath.Base(c.File), signed.DigestText(got), signed.DigestText(c.Digest))
+	}
+	con, err := study.ParseConsortium(b)
+	if err != nil {
+		return nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(c.File), err)
+	}
+	key, err := keyfile.Read(c.Key)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := con.People[c.Person]
+	if !ok {
+		return nil, fmt.Errorf("consortium %s lists no person %q", con.Name, c.Person)
+	}
+	if !p.Key.Equal(key.Public()) {
+		return nil, fmt.Errorf("the key in %s is not the one that consortium %s lists for %q", filepath.Base(c.Key), con.Name, c.Person)
+	}
+	trust, err := endorse.Load(c.Trust)
+	if err != nil {
+		return nil, err
+	}
+	return &Person{
+		Name: c.Person, Key: key, Consortium: con, Trust: trust, Coordinator: c.Coordinator,
+		Simulation: con.Attestation.Coordinator.AllowSimulated, Now: time.Now,
+	}, nil
+}
+
+// Dial connects for one study, or for none: then the digest is the consortium's.
+func (p *Person) Dial(digest [32]byte) (*transport.Client, error) {
+	creds, err := channel.NewClient(channel.Config{
+		Role: attest.RolePerson,
+		Certificate: func() (*tls.Certificate, error) {
+			return identity.SelfSigned(p.Name, p.Key, p.Now())
+		},
+		Verifiers: attest.NewVerifiers(simtee.NewVerifier()),
+		Peer: func([32]byte) (channel.Expect, error) {
+			return channel.Expect{
+				Policy:  terms.Policy(p.Consortium, attest.RoleCoordinator, p.Simulation),
+				Posture: terms.Posture(p.Consortium, p.Simulation),
+				Trust:   p.Trust,
+				LogKey:  p.Consortium.Log,
+			}, nil
+		},
+		Posture: func([32]byte) (attest.Posture, error) { return terms.OwnPosture(p.Consortium, [32]byte{}, "none", false), nil },
+		Study:   digest,
+		Now:     p.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return transport.Dial(p.Coordinator, creds)
+}

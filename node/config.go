@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"io"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/policy"
+	"github.com/consilium-fl/consilium/internal/study"
+)
+
+// Config is node.yaml. ReadConfig parses it.
+type Config struct {
+	Hospital    string
+	Node        string
+	Coordinator string // host:port
+	Consortia   []ConsortiumRef
+	State       string // folder, 0700: keys, ledger, log memory, last round, spool
+	Enrolment   string // file
+	Trust       string // folder of anchors
+	Approvals   string // folder: one signed file per study; removing it is the veto
+	Consent     string // Rego file that may only refuse; may be empty
+	Registries  map[string]Registry
+	TEE         string
+	SimRoot     string
+	Insecure    Insecure
+}
+
+// ConsortiumRef pins a consortium file; the steward does, nothing fetches one.
+type ConsortiumRef struct {
+	File   string
+	Digest [32]byte
+}
+
+// Registry is one data set and its lifetime budget over all studies of the consortium.
+type Registry struct {
+	File    string
+	Exclude Exclude
+	Budget  dp.Budget
+}
+
+// Exclude lists values of a named identifier column, never line numbers.
+type Exclude struct{ Column, File string }
+
+// Insecure are the flags that everybody sees in the posture.
+type Insecure struct{ SimulatedTEE bool }
+
+// Deps are what main (or the simulation) wires in.
+type Deps struct {
+	Logger       *slog.Logger
+	Consortium   *study.Consortium
+	Signatures   []byte
+	Enrolment    []byte
+	NodeKey      ed25519.PrivateKey
+	WitnessKey   ed25519.PrivateKey
+	Attester     attest.Attester
+	Verifiers    attest.Verifiers
+	Trust        *endorse.Snapshot
+	Gate         Gate // consent
+	PolicyDigest [32]byte
+	Journal      func(path string) (Journal, error)
+	Entropy      io.Reader
+	Noise        func(m dp.Mechanism, key [32]byte) aggregate.Noiser // nil: dp's own; only the simulation's constructor replaces it
+	Now          func() time.Time
+	// Observe sees this hospital's plain and masked vectors; only the simulation's constructor sets it.
+	Observe func(round uint64, plain []int64, masked []byte)
+	// Drop, set by the simulation alone, says before which message of which round this node goes away for good.
+	Drop func(round uint64, kind string) bool
+}
+
+// Journal is an append-only file that holds one ledger.
+type Journal interface {
+	dp.Journal
+	io.Closer
+}
+
+// Gate is the hospital's own policy; any error is a refusal.
+type Gate interface {
+	Decide(ctx context.Context, r policy.Request) (policy.Decision, error)
+}
+
+// Trainer yields one unclipped gradient a patient: the node clips. Each depends on that patient's rows and the model alone;
+// an error is that patient's, the iteration goes on, and it counts as zero.
+type Trainer interface {
+	Dim() int
+	Gradients(ctx context.Context, model []float64) iter.Seq2[[]float64, error]
+}

@@ -1,0 +1,122 @@
+package node
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/config"
+)
+
+// Version of node.yaml.
+const Version = "consilium.node/v1"
+
+type configFile struct {
+	Version     string `yaml:"version"`
+	Hospital    string `yaml:"hospital"`
+	Node        string `yaml:"node"`
+	Coordinator string `yaml:"coordinator"`
+	Consortia   []struct {
+		File   string        `yaml:"file"`
+		Digest config.Digest `yaml:"digest"`
+	} `yaml:"consortia"`
+	State      string                  `yaml:"state"`
+	Enrolment  string                  `yaml:"enrolment"`
+	Trust      string                  `yaml:"trust"`
+	Approvals  string                  `yaml:"approvals"`
+	Consent    string                  `yaml:"consent"`
+	Registries map[string]registryFile `yaml:"registries"`
+	TEE        string                  `yaml:"tee"`
+	SimRoot    string                  `yaml:"sim_root"`
+	Insecure   struct {
+		SimulatedTEE bool `yaml:"simulated_tee"`
+	} `yaml:"insecure"`
+}
+
+type registryFile struct {
+	File    string `yaml:"file"`
+	Exclude struct {
+		Column string `yaml:"column"`
+		File   string `yaml:"file"`
+	} `yaml:"exclude"`
+	Budget struct {
+		Epsilon float64 `yaml:"epsilon"`
+		Delta   float64 `yaml:"delta"`
+	} `yaml:"budget"`
+}
+
+// ReadConfig reads node.yaml; relative paths are relative to its folder. A missing field is an error
+// that names it.
+func ReadConfig(path string) (Config, error) {
+	var f configFile
+	if err := config.Read(path, Version, &f); err != nil {
+		return Config{}, err
+	}
+	c := Config{
+		Hospital: f.Hospital, Node: f.Node, Coordinator: f.Coordinator,
+		State: config.Path(path, f.State), Enrolment: config.Path(path, f.Enrolment), Trust: config.Path(path, f.Trust),
+		Approvals: config.Path(path, f.Approvals), Consent: config.Path(path, f.Consent),
+		Registries: map[string]Registry{}, TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot),
+		Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
+	}
+	for _, r := range f.Consortia {
+		c.Consortia = append(c.Consortia, ConsortiumRef{File: config.Path(path, r.File), Digest: r.Digest})
+	}
+	for name, r := range f.Registries {
+		c.Registries[name] = Registry{
+			File:    config.Path(path, r.File),
+			Exclude: Exclude{Column: r.Exclude.Column, File: config.Path(path, r.Exclude.File)},
+			Budget:  dp.Budget{Epsilon: r.Budget.Epsilon, Delta: r.Budget.Delta},
+		}
+	}
+	if err := c.validate(); err != nil {
+		return Config{}, fmt.Errorf("reading configuration %s: %w", filepath.Base(path), err)
+	}
+	return c, nil
+}
+
+func (c Config) validate() error {
+	required := []struct{ field, value string }{
+		{"hospital", c.Hospital},
+		{"node", c.Node},
+		{"coordinator", c.Coordinator},
+		{"state", c.State},
+		{"enrolment", c.Enrolment},
+		{"trust", c.Trust},
+		{"approvals", c.Approvals},
+	}
+	for _, r := range required {
+		if r.value == "" {
+			return fmt.Errorf("field %q is missing", r.field)
+		}
+	}
+	if len(c.Consortia) != 1 {
+		return fmt.Errorf("field \"consortia\" names %d files, want one", len(c.Consortia))
+	}
+	if len(c.Registries) == 0 {
+		return fmt.Errorf("field \"registries\" is missing: name at least one data set")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Registries)) {
+		r := c.Registries[name]
+		if r.File == "" {
+			return fmt.Errorf("field \"registries.%s.file\" is missing", name)
+		}
+		if !(r.Budget.Epsilon > 0) || !(r.Budget.Delta > 0 && r.Budget.Delta < 1) {
+			return fmt.Errorf("field \"registries.%s.budget\" is epsilon %v, delta %v; want both positive and delta below 1: it is the lifetime budget over all studies", name, r.Budget.Epsilon, r.Budget.Delta)
+		}
+		if (r.Exclude.Column == "") != (r.Exclude.File == "") {
+			return fmt.Errorf("field \"registries.%s.exclude\" wants both column and file", name)
+		}
+	}
+	switch {
+	case c.TEE != "sim":
+		return fmt.Errorf("field \"tee\" is %q, want \"sim\", the only one this version attests with", c.TEE)
+	case !c.Insecure.SimulatedTEE:
+		return fmt.Errorf("field \"tee\" is \"sim\" but insecure.simulated_tee is not set: a simulated TEE proves nothing about the machine and has to be allowed in so many words")
+	case c.SimRoot == "":
+		return fmt.Errorf("field \"sim_root\" is missing: the key that a simulated TEE signs with")
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+// Package wire opens what a node.yaml names and hands it to node.New: keys, trust, the hospital's own
+// policy, the journals. The daemon and the simulation both start from here, so that one runs what the
+// other does.
+//
+//	c, err := node.ReadConfig("node.yaml")
+//	d, err := wire.Open(ctx, c, logger)
+//	n, err := node.New(c, d)
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/simtee"
+	"github.com/consilium-fl/consilium/internal/policy/opa"
+	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/store"
+	"github.com/consilium-fl/consilium/internal/study"
+	"github.com/consilium-fl/consilium/node"
+)
+
+// SignaturesFile is the name beside a consortium file of the envelope that signs it.
+const SignaturesFile = "consortium.sigs.json"
+
+// Open reads and checks every file that the configuration names but the data.
+func Open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, error) {
+	d, err := open(ctx, c, log)
+	if err != nil {
+		return node.Deps{}, fmt.Errorf("opening node %s/%s: %w", c.Hospital, c.Node, err)
+	}
+	return d, nil
+}
+
+func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, error) {
+	con, sigs, err := Consortium(c.Consortia[0].File, c.Consortia[0].Digest)
+	if err != nil {
+		return node.Deps{}, err
+	}
+	keys, err := node.LoadKeys(c.State)
+	if err != nil {
+		return node.Deps{}, err
+	}
+	enrolment, err := os.ReadFile(c.Enrolment)
+	if errors.Is(err, fs.ErrNotExist) {
+		return node.Deps{}, fmt.Errorf("reading the enrolment: %w: the hospital's governance key makes it with consilium node enrol", err)
+	}
+	if err != nil {
+		return node.Deps{}, fmt.Errorf("reading the enrolment: %w", err)
+	}
+	trust, err := endorse.Load(c.Trust)
+	if err != nil {
+		return node.Deps{}, err
+	}
+	attester, err := Attester(c.TEE, c.SimRoot, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
+	if err != nil {
+		return node.Deps{}, err
+	}
+	gate, err := gate(ctx, c.Consent)
+	if err != nil {
+		return node.Deps{}, err
+	}
+	return node.Deps{
+		Logger: log, Consortium: con, Signatures: sigs, Enrolment: enrolment,
+		NodeKey: keys.Node, WitnessKey: keys.Witness,
+		Attester: attester, Verifiers: attest.NewVerifiers(simtee.NewVerifier()), Trust: trust,
+		Gate: gate, PolicyDigest: gate.Digest(),
+		Journal: func(path string) (node.Journal, error) { return store.OpenJournal(path) },
+		Entropy: rand.Reader, Now: time.Now,
+	}, nil
+}
+
+// Consortium reads a pinned consortium file and its signatures.
+func Consortium(file string, pin [32]byte) (*study.Consortium, []byte, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the consortium file: %w", err)
+	}
+	if got := signed.Digest(b); got != pin {
+		return nil, nil, fmt.Errorf("reading the consortium file %s: its digest is %s, the configuration pins %s", filepath.Base(file), signed.DigestText(got), signed.DigestText(pin))
+	}
+	c, err := study.ParseConsortium(b)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(file), err)
+	}
+	sigs, err := os.ReadFile(filepath.Join(filepath.Dir(file), SignaturesFile))
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the consortium's signatures: %w", err)
+	}
+	return c, sigs, nil
+}
+
+// Attester makes the attester that a configuration names. This version has the simulated one alone.
+func Attester(tee, simRoot string, role attest.Role, machine string) (attest.Attester, error) {
+	if tee != "sim" {
+		return nil, fmt.Errorf("making the attester: tee is %q, want \"sim\"", tee)
+	}
+	b, err := store.ReadPrivate(simRoot)
+	if err != nil {
+		return nil, fmt.Errorf("reading the simulated root key: %w", err)
+	}
+	root, err := simtee.ParseRoot(b)
+	if err != nil {
+		return nil, fmt.Errorf("reading the simulated root key: %w", err)
+	}
+	return simtee.NewAttester(root, role, machine), nil
+}
+
+func gate(ctx context.Context, consent string) (*opa.Gate, error) {
+	extra := map[string]string{}
+	if consent != "" {
+		b, err := os.ReadFile(consent)
+		if err != nil {
+			return nil, fmt.Errorf("reading the hospital's own policy: %w", err)
+		}
+		extra[filepath.Base(consent)] = string(b)
+	}
+	return opa.NewNode(ctx, extra)
+}
