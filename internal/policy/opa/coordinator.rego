@@ -104,14 +104,11 @@ passed contains "svid" if {
 passed contains "member" if input.peer.hospital in input.target.members
 
 # Nobody speaks for another hospital.
-passed contains "sender" if {
-	input.peer.role == "node"
-	input.target.from in {"", input.peer.hospital}
-}
+passed contains "sender" if input.target.from == ""
 
 passed contains "sender" if {
-	input.peer.role == "person"
-	input.target.from == ""
+	input.peer.role == "node"
+	input.target.from == input.peer.hospital
 }
 
 passed contains "exists" if input.target.exists == true

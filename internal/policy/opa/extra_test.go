@@ -3,6 +3,7 @@ package opa
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,14 @@ func consent(method string) policy.Request {
 }
 
 func TestConsentAttacks(t *testing.T) {
-	g := nodeGate(t, nil)
+	for _, w := range consentAttacks(t, nodeGate(t, nil)) {
+		t.Error(w)
+	}
+}
+
+// consentAttacks returns what is not refused for the one reason named, at train and, where that
+// matters there, at join.
+func consentAttacks(t *testing.T, g *Gate) (wrong []string) {
 	for _, c := range []struct {
 		attack string
 		change func(r *policy.Request)
@@ -56,6 +64,8 @@ func TestConsentAttacks(t *testing.T) {
 		{"the coordinator showed nothing", func(r *policy.Request) { r.Session.Status = "" }, "attested", false},
 		{"a simulated coordinator taken for real", func(r *policy.Request) { r.Session.Simulated = true }, "attested", false},
 		{"not a member", func(r *policy.Request) { r.Target.Members = []string{"cleveland"} }, "member", false},
+		{"a hospital of no name", func(r *policy.Request) { r.Study.Hospital, r.Target.Members = "", []string{""} }, "member", false},
+		{"a study without a beginning", func(r *policy.Request) { r.Study.From = time.Time{} }, "valid", false},
 		{"the study has not begun", func(r *policy.Request) { r.Study.From = now.Add(1) }, "valid", false},
 		{"the study has ended", func(r *policy.Request) { r.Study.Until = now }, "valid", false},
 		{"the ethics vote has ended", func(r *policy.Request) { r.Study.EthicsUntil = now }, "ethics", false},
@@ -65,15 +75,16 @@ func TestConsentAttacks(t *testing.T) {
 		r := consent(policy.MethodTrain)
 		c.change(&r)
 		if d := decide(t, g, r); d.Allow || !slices.Contains(d.Reasons, c.want) || len(d.Reasons) > 1 {
-			t.Errorf("%s: allowed %v, %q, want %q", c.attack, d.Allow, d.Reasons, c.want)
+			wrong = append(wrong, fmt.Sprintf("%s: allowed %v, %q, want %q", c.attack, d.Allow, d.Reasons, c.want))
 		}
 		if r.Method == policy.MethodTrain {
 			r.Method = policy.MethodJoin
 		}
 		if d := decide(t, g, r); d.Allow == c.join {
-			t.Errorf("%s, at join: allowed %v, %q", c.attack, d.Allow, d.Reasons)
+			wrong = append(wrong, fmt.Sprintf("%s, at join: allowed %v, %q", c.attack, d.Allow, d.Reasons))
 		}
 	}
+	return wrong
 }
 
 // A hospital's own Rego adds its reasons, and takes none away.

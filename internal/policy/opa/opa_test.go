@@ -137,9 +137,15 @@ func (r rule) in(state string) bool {
 	return strings.Contains(r.states, "*") || slices.Contains(strings.Fields(r.states), state)
 }
 
-// Every method, by every kind of peer, in every state: allowed exactly where the table says so.
 func TestWhoMayDoWhat(t *testing.T) {
-	g := gate(t, nil)
+	for _, w := range matrix(t, gateOnce) {
+		t.Error(w)
+	}
+}
+
+// matrix asks for every method, by every kind of peer, in every state, and returns where the answer
+// is not the table's.
+func matrix(t *testing.T, g *Gate) (wrong []string) {
 	methods := map[string]bool{}
 	for _, r := range allowed {
 		methods[r.method] = true
@@ -153,11 +159,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 				})
 				d := decide(t, g, request(method, p(), state))
 				if d.Allow != want || d.Allow != (len(d.Reasons) == 0) {
-					t.Errorf("%s by %+v in state %q: allowed %v %q, want %v", method, p(), state, d.Allow, d.Reasons, want)
+					wrong = append(wrong, fmt.Sprintf("%s by %+v in state %q: allowed %v %q, want %v", method, p(), state, d.Allow, d.Reasons, want))
 				}
 			}
 		}
 	}
+	return wrong
 }
 
 // first is a state in which a rule allows its method.
@@ -170,9 +177,19 @@ func (r rule) first() policy.Request {
 	panic("a rule that never allows")
 }
 
-// Each way to break a request that passes, and what is missing then. Together they are the reasons
-// that the policy has, so that a requirement taken out of it fails here.
 func TestAttacksAreRefusedByName(t *testing.T) {
+	wrong, seen := attacks(t, gateOnce)
+	for _, w := range wrong {
+		t.Error(w)
+	}
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(passes(t, coordinatorRego))), slices.Sorted(maps.Keys(seen))); diff != "" {
+		t.Errorf("reasons that no attack asks for (-policy +attacks):\n%s", diff)
+	}
+}
+
+// attacks tries each way to break a request that passes, and returns those that are not refused for
+// the one reason named, and all these reasons.
+func attacks(t *testing.T, g *Gate) (wrong []string, seen map[string]bool) {
 	const (
 		send    = "/consilium.v1.RoundService/Send"
 		issue   = "/consilium.v1.IdentityService/IssueSVID"
@@ -184,7 +201,7 @@ func TestAttacksAreRefusedByName(t *testing.T) {
 		list    = "/consilium.v1.StudyService/ListStudies"
 		readLog = "/consilium.v1.AuditService/ReadLog"
 	)
-	seen := map[string]bool{}
+	seen = map[string]bool{}
 	for _, c := range []struct {
 		attack string
 		method string
@@ -199,6 +216,17 @@ func TestAttacksAreRefusedByName(t *testing.T) {
 		{"no evidence", send, node(), "running", func(r *policy.Request) { r.Session.Status = "" }, "attested"},
 		{"no evidence, for health", "/grpc.health.v1.Health/Check", node(), "running", func(r *policy.Request) { r.Session.Status = "" }, "attested"},
 		{"a simulated TEE taken for real", send, node(), "running", func(r *policy.Request) { r.Session.Simulated = true }, "attested"},
+		{"a person with a node's evidence", readLog, lead(), "running", func(r *policy.Request) { r.Session.Status = "affirming" }, "attested"},
+		{"a person with a simulated node's evidence", readLog, lead(), "running", func(r *policy.Request) { r.Session.Status, r.Session.Simulated = "warning", true }, "attested"},
+		{"a person who was refused", readLog, lead(), "running", func(r *policy.Request) { r.Session.Status = "contraindicated" }, "attested"},
+		{"a person marked simulated", readLog, lead(), "running", func(r *policy.Request) { r.Session.Simulated = true }, "attested"},
+		{"a hospital of no name", send, node(), "running", func(r *policy.Request) {
+			r.Peer.Hospital, r.Peer.SPIFFE, r.Target.Members = "", "spiffe://heart.example/hospital//node/1", []string{""}
+		}, "enrolled"},
+		{"a node of no name", send, node(), "running", func(r *policy.Request) {
+			r.Peer.Node, r.Peer.SPIFFE = "", "spiffe://heart.example/hospital/va/node/"
+		}, "enrolled"},
+		{"a SPIFFE id from a leaf that is not ours", send, node(), "running", func(r *policy.Request) { r.Peer.SVID = false }, "svid"},
 		{"a key that is not enrolled", send, node(), "running", func(r *policy.Request) { r.Peer.Enrolled = false }, "enrolled"},
 		{"a key that is not enrolled asks for an SVID", issue, node(), "running", func(r *policy.Request) { r.Peer.Enrolled = false }, "enrolled"},
 		{"the self-signed leaf", send, node(), "running", func(r *policy.Request) { r.Peer.SVID, r.Peer.SPIFFE = false, "" }, "svid"},
@@ -215,6 +243,7 @@ func TestAttacksAreRefusedByName(t *testing.T) {
 		}, "study"},
 		{"a person reads another study", readLog, auditor(), "running", func(r *policy.Request) { r.Target.Study = studyB }, "study"},
 		{"speaking for another hospital", send, node(), "running", func(r *policy.Request) { r.Target.From = "cleveland" }, "sender"},
+		{"a person of a hospital speaks for it", readLog, lead(), "running", func(r *policy.Request) { r.Peer.Hospital, r.Target.From = "va", "va" }, "sender"},
 		{"a person speaks for a hospital", readLog, lead(), "running", func(r *policy.Request) { r.Target.From = "va" }, "sender"},
 		{"a message before the study runs", send, node(), "proposed", nil, "running"},
 		{"a message after the study", send, node(), "ended", nil, "running"},
@@ -242,13 +271,63 @@ func TestAttacksAreRefusedByName(t *testing.T) {
 			c.change(&r)
 		}
 		seen[c.want] = true
-		if d := decide(t, gateOnce, r); d.Allow || !slices.Equal(d.Reasons, []string{c.want}) {
-			t.Errorf("%s: allowed %v, reasons %q, want %q alone", c.attack, d.Allow, d.Reasons, c.want)
+		if d := decide(t, g, r); d.Allow || !slices.Equal(d.Reasons, []string{c.want}) {
+			wrong = append(wrong, fmt.Sprintf("%s: allowed %v, reasons %q, want %q alone", c.attack, d.Allow, d.Reasons, c.want))
 		}
 	}
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(passes(t, coordinatorRego))), slices.Sorted(maps.Keys(seen))); diff != "" {
-		t.Errorf("reasons that no attack asks for (-policy +attacks):\n%s", diff)
+	return wrong, seen
+}
+
+// Every single condition of the embedded policies stops something that is tried here: taken out, an
+// attack passes or the table of who may do what no longer holds.
+func TestEveryConditionStopsAnAttack(t *testing.T) {
+	for _, e := range []engine{{"coordinator.rego", "consilium.coordinator", coordinatorRego, "x"}, {"node.rego", "consilium.node", nodeRego, "x"}} {
+		lines := strings.Split(e.text, "\n")
+		for i, line := range lines {
+			weaker, ok := without(line)
+			if !ok || inert[strings.TrimSpace(line)] {
+				continue
+			}
+			mutant := e
+			mutant.text = strings.Join(slices.Concat(lines[:i], []string{weaker}, lines[i+1:]), "\n")
+			g, err := compile(t.Context(), mutant, nil)
+			if err != nil {
+				t.Fatalf("%s:%d: %v", e.name, i+1, err)
+			}
+			if !stops(t, e, g) {
+				t.Errorf("%s:%d: without %q nothing changes", e.name, i+1, strings.TrimSpace(line))
+			}
+		}
 	}
+}
+
+// inert conditions guard against an input of other types than ours, which the tests by field try.
+var inert = map[string]bool{
+	"input.now > 0 # null is less than any number": true,
+	"input.now > 0":                   true,
+	"is_string(input.peer.person)":    true,
+	"input.session.simulated == true": true, // the rule beside it says the same for false
+}
+
+func stops(t *testing.T, e engine, g *Gate) bool {
+	if e.name == "node.rego" {
+		return len(consentAttacks(t, g)) > 0
+	}
+	wrong, _ := attacks(t, g)
+	return len(wrong)+len(matrix(t, g)) > 0
+}
+
+// without returns a line of a rule's body with its condition always true.
+func without(line string) (string, bool) {
+	if head, cond, ok := strings.Cut(line, " if "); ok && strings.HasPrefix(head, "passed contains") && cond != "{" {
+		return head + " if true", true
+	}
+	for _, p := range []string{"\tinput.", "\tendswith", "\tis_string"} {
+		if strings.HasPrefix(line, p) {
+			return "\ttrue", true
+		}
+	}
+	return "", false
 }
 
 var gateOnce = func() *Gate {
