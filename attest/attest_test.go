@@ -187,8 +187,8 @@ func goodInputs(t testing.TB) Inputs {
 	return Inputs{Now: now, ReportData: &data, Trust: trust}
 }
 
-func finding(c Claims, err error) Verifiers {
-	return NewVerifiers(fake{"hw/1", func(Evidence, Inputs) (Unappraised, error) { return Unappraise(c), err }})
+func finding(c Claims) Verifiers {
+	return NewVerifiers(fake{"hw/1", func(Evidence, Inputs) (Unappraised, error) { return Unappraise(c), nil }})
 }
 
 var evidence = Evidence{Format: "hw/1", Statement: []byte{1}}
@@ -202,7 +202,7 @@ func codesOf(rs []Reason) []string {
 }
 
 func TestCheck(t *testing.T) {
-	r := finding(goodClaims(t), nil).Check(evidence, goodInputs(t), goodPolicy())
+	r := finding(goodClaims(t)).Check(evidence, goodInputs(t), goodPolicy())
 	if r.Status != Affirming || !r.OK() || len(r.Reasons) != 0 || len(r.NotChecked) != 0 {
 		t.Fatalf("%+v", r)
 	}
@@ -211,13 +211,13 @@ func TestCheck(t *testing.T) {
 	}
 	p := goodPolicy()
 	p.MaxAge = time.Minute
-	if r := finding(goodClaims(t), nil).Check(evidence, goodInputs(t), p); !r.Until.Equal(now.Add(time.Minute)) {
+	if r := finding(goodClaims(t)).Check(evidence, goodInputs(t), p); !r.Until.Equal(now.Add(time.Minute)) {
 		t.Errorf("until %s, want the policy's minute", r.Until)
 	}
 	p.MaxAge = 100 * time.Hour
 	c := goodClaims(t)
 	c.NotAfter = now.Add(1000 * time.Hour)
-	if r := finding(c, nil).Check(evidence, goodInputs(t), p); !r.Until.Equal(now.Add(MaxAge)) {
+	if r := finding(c).Check(evidence, goodInputs(t), p); !r.Until.Equal(now.Add(MaxAge)) {
 		t.Errorf("until %s, want an hour at most", r.Until)
 	}
 }
@@ -267,7 +267,7 @@ func TestEveryReason(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			e, c, in, p := evidence, goodClaims(t), goodInputs(t), goodPolicy()
 			tc.change(&e, &c, &in, &p)
-			r := finding(c, nil).Check(e, in, p)
+			r := finding(c).Check(e, in, p)
 			if got := codesOf(r.Reasons); !slices.Equal(got, tc.codes) {
 				t.Errorf("refused for %q, want %q", got, tc.codes)
 			}
@@ -281,7 +281,7 @@ func TestEveryReason(t *testing.T) {
 func TestSimulatedIsAWarning(t *testing.T) {
 	c, p := goodClaims(t), goodPolicy()
 	c.Simulated, p.AllowSimulated, p.Simulation = true, true, true
-	if r := finding(c, nil).Check(evidence, goodInputs(t), p); r.Status != Warning || !r.OK() {
+	if r := finding(c).Check(evidence, goodInputs(t), p); r.Status != Warning || !r.OK() {
 		t.Errorf("%q", r.Status)
 	}
 	if r := Appraise(c, p); r.Status != Warning {
@@ -292,7 +292,7 @@ func TestSimulatedIsAWarning(t *testing.T) {
 func TestUncheckedBindingIsNeverOK(t *testing.T) {
 	in := goodInputs(t)
 	in.ReportData = nil
-	r := finding(goodClaims(t), nil).Check(evidence, in, goodPolicy())
+	r := finding(goodClaims(t)).Check(evidence, in, goodPolicy())
 	if r.Status == Affirming || r.OK() || !slices.Equal(r.NotChecked, []string{NotCheckedBinding}) {
 		t.Errorf("%q, OK %t, not checked %q", r.Status, r.OK(), r.NotChecked)
 	}
@@ -301,7 +301,7 @@ func TestUncheckedBindingIsNeverOK(t *testing.T) {
 func TestUnknownMachinesAreSaid(t *testing.T) {
 	p := goodPolicy()
 	p.Machines = nil
-	if r := finding(goodClaims(t), nil).Check(evidence, goodInputs(t), p); !r.OK() || !slices.Equal(r.NotChecked, []string{NotCheckedMachine}) {
+	if r := finding(goodClaims(t)).Check(evidence, goodInputs(t), p); !r.OK() || !slices.Equal(r.NotChecked, []string{NotCheckedMachine}) {
 		t.Errorf("%q, not checked %q", r.Status, r.NotChecked)
 	}
 }
@@ -359,7 +359,7 @@ func TestVerifierCannotMoveTheGoal(t *testing.T) {
 func TestCheckIsAFunction(t *testing.T) {
 	c := goodClaims(t)
 	c.Debug, c.Machine = true, "chip:z"
-	vs, in, p := finding(c, nil), goodInputs(t), goodPolicy()
+	vs, in, p := finding(c), goodInputs(t), goodPolicy()
 	want := vs.Check(evidence, in, p)
 	var wg sync.WaitGroup
 	for range 100 {
@@ -395,9 +395,9 @@ func TestNarrow(t *testing.T) {
 	if got, err := p.Narrow(Policy{AllowSimulated: true}); err != nil || !reflect.DeepEqual(got, p) {
 		t.Errorf("by nothing: got %+v, %v; want %+v", got, err, p)
 	}
-	any := p
-	any.Machines = nil
-	if got, err := any.Narrow(Policy{Machines: []string{"chip:z"}}); err != nil || !slices.Equal(got.Machines, []string{"chip:z"}) {
+	anywhere := p
+	anywhere.Machines = nil
+	if got, err := anywhere.Narrow(Policy{Machines: []string{"chip:z"}}); err != nil || !slices.Equal(got.Machines, []string{"chip:z"}) {
 		t.Errorf("machines where any was taken: %q, %v", got.Machines, err)
 	}
 	plain := Policy{Role: RoleNode}

@@ -121,7 +121,7 @@ type transport struct {
 
 // Info describes the credentials. gRPC derives the https scheme from the name "tls".
 func (t *transport) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: t.serverName}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: t.serverName} //nolint:staticcheck // gRPC still takes the authority from it
 }
 
 // Clone returns a copy whose server name can be overridden by itself. Clones of a server share
