@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -109,8 +110,8 @@ func (c AuditorConfig) check() error {
 	if _, err := c.Witnesses.verifiers(c.Origin, c.Log); err != nil {
 		return err
 	}
-	if n := len(c.Witnesses.Keys); c.Witnesses.Need > min(n, maxCosignatures) || 2*c.Witnesses.Need <= n {
-		return fmt.Errorf("need %d co-signatures of %d witnesses, want more than half and at most all and %d", c.Witnesses.Need, n, maxCosignatures)
+	if n := len(c.Witnesses.Keys); c.Witnesses.Need > maxCosignatures || 2*c.Witnesses.Need <= n {
+		return fmt.Errorf("need %d co-signatures of %d witnesses, want more than half and at most %d", c.Witnesses.Need, n, maxCosignatures)
 	}
 	if c.Memory == nil {
 		return fmt.Errorf("no memory")
@@ -151,7 +152,8 @@ func (a *Auditor) restore(b []byte) error {
 	}
 	if len(m.Counted) > 0 {
 		a.countNote = m.Counted
-		if a.counted, err = a.parseCounted(m.Counted); err != nil {
+		// It counted when it was stored; a witness key may have been replaced since.
+		if a.counted, err = ParseCheckpoint(m.Counted, a.c.Origin, a.c.Log, Witnesses{}); err != nil {
 			return err
 		}
 	}
@@ -443,6 +445,20 @@ func (a *Auditor) cosign(c Checkpoint) ([]byte, error) {
 	}
 	a.signedAt, a.cosigned = c, line
 	return line, nil
+}
+
+// SetWitnesses replaces the co-signers: members become known as they are admitted, and fewer known than
+// needed only means that no checkpoint counts yet. Need stays what it was.
+func (a *Auditor) SetWitnesses(keys map[string]ed25519.PublicKey) error {
+	a.step.Lock()
+	defer a.step.Unlock()
+	c := a.c
+	c.Witnesses.Keys = maps.Clone(keys)
+	if err := c.check(); err != nil {
+		return fmt.Errorf("auditing log %q: %w", a.c.Origin, err)
+	}
+	a.c.Witnesses = c.Witnesses
+	return nil
 }
 
 // Cosignature is the line that Advance returned last in this process, to be sent again.

@@ -367,11 +367,30 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// Members become known one by one; too few of them known means that nothing counts yet.
+func TestSetWitnesses(t *testing.T) {
+	w := testWitnesses()
+	few := Witnesses{Keys: map[string]ed25519.PublicKey{"va": w.Keys["va"]}, Need: w.Need}
+	a, err := NewAuditor(AuditorConfig{Origin: testOrigin, Log: logPublic(), Witnesses: few, Memory: &fakeMemory{}, Name: "va", Witness: testKey("va")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.SetWitnesses(w.Keys); err != nil {
+		t.Error(err)
+	}
+	if err := a.SetWitnesses(map[string]ed25519.PublicKey{"va": w.Keys["cleveland"]}); err == nil {
+		t.Error("another key for the own witness: no error")
+	}
+	if err := a.SetWitnesses(withKey(withKey(withKey(w.Keys, "a", public(testKey("a"))), "b", public(testKey("b"))), "c", public(testKey("c")))); err == nil {
+		t.Error("so many members that half of them are enough: no error")
+	}
+}
+
 func TestAuditorConfig(t *testing.T) {
 	good := AuditorConfig{Origin: testOrigin, Log: logPublic(), Witnesses: testWitnesses(), Memory: &fakeMemory{}, Name: "va", Witness: testKey("va")}
 	for what, alter := range map[string]func(*AuditorConfig){
 		"need of half":         func(c *AuditorConfig) { c.Witnesses.Need = 2 },
-		"need beyond all":      func(c *AuditorConfig) { c.Witnesses.Need = 5 },
+		"need beyond a note":   func(c *AuditorConfig) { c.Witnesses.Need = 100 },
 		"another witness key":  func(c *AuditorConfig) { c.Witness = testKey("cleveland") },
 		"no member":            func(c *AuditorConfig) { c.Name = "paris" },
 		"bad origin":           func(c *AuditorConfig) { c.Origin = "heart.example/log/12" },

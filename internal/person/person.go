@@ -134,9 +134,11 @@ func (p *Person) Dial(digest [32]byte) (*transport.Client, error) {
 				LogKey:  p.Consortium.Log,
 			}, nil
 		},
-		Posture: func([32]byte) (attest.Posture, error) { return terms.OwnPosture(p.Consortium, [32]byte{}, "none", false), nil },
-		Study:   digest,
-		Now:     p.Now,
+		Posture: func([32]byte) (attest.Posture, error) {
+			return terms.OwnPosture(p.Consortium, [32]byte{}, "none", false), nil
+		},
+		Study: digest,
+		Now:   p.Now,
 	})
 	if err != nil {
 		return nil, err
