@@ -281,7 +281,7 @@ func TestLinks(t *testing.T) {
 		}
 		want := links(t, daemon)
 		if *write {
-			if err := os.WriteFile(file, want, 0o644); err != nil { //nolint:gosec // a source file
+			if err := os.WriteFile(file, want, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			continue

@@ -295,12 +295,12 @@ func TestReattest(t *testing.T) {
 	if err := c.Send(t.Context(), heart, aggregate.Signed{}); err != nil {
 		t.Fatal(err)
 	}
-	real := s.now
+	now := s.now
 	s.now = func() time.Time { return time.Unix(math.MaxInt32, 0) }
 	if err := c.Send(t.Context(), heart, aggregate.Signed{}); !errors.Is(err, ErrSessionOver) {
 		t.Fatalf("got %v", err)
 	}
-	s.now = real
+	s.now = now
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for err := ErrUnreachable; err != nil && ctx.Err() == nil; {

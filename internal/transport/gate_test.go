@@ -46,7 +46,6 @@ func fill(m protoreflect.Message, study [32]byte) {
 
 type call struct {
 	name   string
-	scope  scope
 	desc   grpc.StreamDesc
 	input  protoreflect.MessageType
 	output protoreflect.MessageType

@@ -119,7 +119,7 @@ func (c *Client) Upload(ctx context.Context, v Vector, words io.ReaderAt, size i
 
 // all reports whether each of n chunks is held.
 func (h Held) all(n int64) bool {
-	for i := range uint32(n) { //nolint:gosec // at most maxChunks
+	for i := range uint32(n) {
 		if !h.Has(i) {
 			return false
 		}
@@ -242,7 +242,8 @@ func (c *Client) resume(ctx context.Context, get func(ctx context.Context, offse
 		case err == nil:
 			err = fmt.Errorf("got %d bytes of %d: %w", b.Len(), total, ErrUnreachable)
 		}
-		if b.Len() == start || !(errors.Is(err, ErrUnreachable) || errors.Is(err, ErrSessionOver)) {
+		lost := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrSessionOver)
+		if !lost || b.Len() == start {
 			return nil, err
 		}
 	}
