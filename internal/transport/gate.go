@@ -106,7 +106,7 @@ func (s *Server) decide(ctx context.Context, method string, m any) (context.Cont
 	if err := onTarget(a, target, consortium); err != nil {
 		return nil, err
 	}
-	if err := s.ask(ctx, policy.Request{Method: method, Now: now, Peer: who, Session: facets(session), Target: target}); err != nil {
+	if err := s.ask(ctx, policy.Request{Method: method, Now: now, Peer: who, Session: facets(session, consortium), Target: target}); err != nil {
 		return nil, err
 	}
 	return context.WithValue(ctx, askedKey, asked{session, who}), nil
@@ -139,9 +139,9 @@ func (s *Server) noFacts(ctx context.Context, method string, err error) error {
 
 func refused(reason string) error { return &Refused{Reasons: []string{reason}} }
 
-func facets(s channel.Session) policy.Session {
+func facets(s channel.Session, consortium bool) policy.Session {
 	return policy.Session{
-		Study: signed.DigestText(s.Study), Status: string(s.Result.Status),
+		Study: signed.DigestText(s.Study), Consortium: consortium, Status: string(s.Result.Status),
 		Simulated: s.Result.Claims.Simulated, Until: s.Until,
 	}
 }
