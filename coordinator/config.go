@@ -1,0 +1,97 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/ed25519"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/policy"
+	"github.com/consilium-fl/consilium/internal/study"
+)
+
+// Config is coordinator.yaml; every field is documented there and here. ReadConfig parses it.
+type Config struct {
+	Listen    string
+	Consortia []ConsortiumRef
+	State     string // folder, 0700
+	Policy    string // folder of extra Rego that may only refuse; may be empty
+	Log       LogConfig
+	Trust     string // folder of anchors
+	TEE       string // sim
+	SimRoot   string // sim only: the file of the key that a simulated TEE signs with
+	Insecure  Insecure
+}
+
+// ConsortiumRef pins a consortium file.
+type ConsortiumRef struct {
+	File   string
+	Digest [32]byte
+}
+
+// LogConfig tunes the transparency log; a zero field is audit/appender's default.
+type LogConfig struct {
+	Batch      time.Duration // how long a leaf waits for others to be written with
+	Checkpoint time.Duration // the least time between two checkpoints
+	MergeDelay time.Duration // within which a leaf is promised to be covered by a checkpoint
+}
+
+// Insecure are the flags that everybody sees in the posture.
+type Insecure struct{ SimulatedTEE bool }
+
+// Deps are what main (or the simulation) wires in. All but the last four are needed.
+type Deps struct {
+	Logger       *slog.Logger
+	Consortium   *study.Consortium
+	Signatures   []byte // consortium.sigs.json
+	Store        Store
+	Gate         Gate
+	PolicyDigest [32]byte // of the built-in policy: goes into the posture
+	Attester     attest.Attester
+	Verifiers    attest.Verifiers
+	Trust        *endorse.Snapshot
+	LogKey       ed25519.PrivateKey                                         // pinned in consortium.yaml
+	Keys         Keys                                                       // made inside the TEE, sealed; on a laptop 0600 files
+	OpenLog      func(ctx context.Context, dir, origin string) (Log, error) // audit/appender, wired by main
+	Journal      func(path string) (dp.Journal, error)
+	Entropy      io.Reader // crypto/rand.Reader
+	Now          func() time.Time
+	Noise        func(m dp.Mechanism, key [32]byte) aggregate.Noiser // nil: dp's own; the simulation's constructor may replace it
+	// Patience is how long a study may lack members before it ends short. Zero: until it expires, which is
+	// what a daemon does; the simulation knows that a hospital it dropped will not come back.
+	Patience time.Duration
+	// Observe sees the words as they arrive; only the simulation's constructor sets it (for "what the coordinator saw").
+	Observe func(round uint64, member aggregate.MemberID, words []byte)
+}
+
+// Keys are the coordinator's own keys: Protocol signs Plan to Result, Receipt the receipt, Issuer the SVIDs.
+type Keys struct{ Protocol, Receipt, Issuer ed25519.PrivateKey }
+
+// Store keeps studies, rounds and admissions: compare-and-swap by revision. Load of an absent key is
+// store.ErrNotFound, Swap with another revision than the stored one store.ErrStale; revision 0 creates.
+// Whatever returned nil is on disk.
+type Store interface {
+	Load(ctx context.Context, key string) (value []byte, rev int64, err error)
+	Swap(ctx context.Context, key string, rev int64, value []byte) (int64, error)
+	Delete(ctx context.Context, key string) error
+	List(ctx context.Context, prefix string, f func(key string, value []byte, rev int64) error) error
+}
+
+// Gate decides; any error is a refusal.
+type Gate interface {
+	Decide(ctx context.Context, r policy.Request) (policy.Decision, error)
+}
+
+// Log is a transparency log that this process appends to.
+type Log interface {
+	Append(ctx context.Context, leaf audit.Leaf) (audit.Promised, error)
+	Checkpoints(ctx context.Context) <-chan []byte
+	Read(ctx context.Context, resource string) ([]byte, error)
+	Close(ctx context.Context) error
+}

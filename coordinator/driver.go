@@ -1,0 +1,840 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/store"
+	"github.com/consilium-fl/consilium/internal/study"
+	"github.com/consilium-fl/consilium/internal/terms"
+	"github.com/consilium-fl/consilium/internal/transport"
+)
+
+// A driver runs one study's rounds. Its loop owns every field below but vectors; handlers, timers and the
+// log hand it functions over inbox. An error of such a function is ours (a disk, the store, the log): it
+// ends the driver and with it the process, for whatever goes on after an effect was skipped is another
+// protocol.
+type driver struct {
+	s     *dossier
+	log   *slog.Logger
+	inbox chan func(context.Context) error
+	done  chan struct{} // closed when the loop has ended
+
+	journal  dp.Journal
+	ledger   *dp.Ledger
+	progress progressRecord
+	present  map[aggregate.MemberID]*presence
+	boots    bootRecord
+
+	progressCell *cell[progressRecord]
+	machineCell  *cell[machineRecord]
+	bootCell     *cell[bootRecord]
+
+	round    *aggregate.Round // nil between rounds
+	number   uint64
+	phase    aggregate.Phase
+	began    time.Time // of the phase
+	expires  aggregate.Phase
+	deadline stopper
+	hint     stopper
+	impasse  stopper
+	readied  map[aggregate.MemberID]bool
+	answered map[string]map[aggregate.MemberID]bool // by kind: whose message was taken
+	leaves   []<-chan logged                        // on their way into the log
+	senders  map[aggregate.MemberID][]chan<- error  // of Uploads that are being compared
+
+	notBefore time.Time // a round that did not close delays the next
+	failures  int
+	lacking   time.Time // since when too few members are here; zero while enough are
+	said      string    // what was last told of who is missing between rounds
+	wakeup    stopper
+	released  audit.Promised
+
+	work    sync.WaitGroup // what runs beside the loop
+	mu      sync.Mutex
+	vectors *vectors // of the running round, once it has a roster
+}
+
+// logged is the outcome of an append.
+type logged struct {
+	promise []byte
+	err     error
+}
+
+func newDriver(s *dossier) *driver {
+	key := func(kind string) string { return kind + "/" + hexOf(s.digest) }
+	return &driver{
+		s: s, log: s.log, inbox: make(chan func(context.Context) error), done: make(chan struct{}),
+		present:      map[aggregate.MemberID]*presence{},
+		boots:        bootRecord{},
+		progressCell: &cell[progressRecord]{store: s.c.deps.Store, key: key("progress")},
+		machineCell:  &cell[machineRecord]{store: s.c.deps.Store, key: key("round")},
+		bootCell:     &cell[bootRecord]{store: s.c.deps.Store, key: key("boots")},
+	}
+}
+
+// run drives until the study is over or ctx ends. It waits for all that it started.
+func (d *driver) run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		close(d.done)
+		for _, t := range []stopper{d.deadline, d.hint, d.impasse, d.wakeup} {
+			t.stop()
+		}
+		for _, p := range d.present {
+			p.gone.Stop()
+		}
+		d.work.Wait()
+		if v := d.currentVectors(); v != nil {
+			v.close()
+		}
+		if c, ok := d.journal.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	d.expect()
+	if err := d.restore(ctx); err != nil {
+		return fmt.Errorf("driving study %s: %w", study.Short(d.s.digest), err)
+	}
+	for {
+		if over, err := d.consider(ctx); err != nil {
+			return fmt.Errorf("driving study %s: %w", study.Short(d.s.digest), err)
+		} else if over {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-d.inbox:
+			if err := f(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("driving study %s: %w", study.Short(d.s.digest), err)
+			}
+		}
+	}
+}
+
+// post hands f to the loop. It is false when the loop has ended, and then f does not run.
+func (d *driver) post(ctx context.Context, f func(context.Context) error) bool {
+	select {
+	case d.inbox <- f:
+		return true
+	case <-d.done:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// call runs f in the loop and waits for it.
+func (d *driver) call(ctx context.Context, f func(context.Context) error) error {
+	ran := make(chan struct{})
+	if !d.post(ctx, func(ctx context.Context) error {
+		defer close(ran)
+		return f(ctx)
+	}) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: study %s is over or the coordinator is stopping", transport.ErrTooLate, study.Short(d.s.digest))
+	}
+	<-ran
+	return nil
+}
+
+// after runs f in the loop once wait has passed.
+func (d *driver) after(wait time.Duration, f func(context.Context) error) *time.Timer {
+	return time.AfterFunc(wait, func() { d.post(context.Background(), f) })
+}
+
+// restore reads what the process before left.
+func (d *driver) restore(ctx context.Context) (err error) {
+	if d.journal, err = d.s.c.deps.Journal(filepath.Join(d.s.dir, "ledger")); err != nil {
+		return err
+	}
+	p := d.s.study.Privacy
+	if d.ledger, err = dp.OpenLedger(d.journal, dp.Budget{Epsilon: p.Epsilon, Delta: p.Delta}); err != nil {
+		return err
+	}
+	var found bool
+	if d.progress, found, err = d.progressCell.load(ctx); err != nil {
+		return err
+	}
+	if !found {
+		zero := study.EncodeModel(d.s.digest, make([]float64, d.s.study.Dim()))
+		if d.progress.Model, err = d.s.writeModel(zero); err != nil {
+			return err
+		}
+	}
+	d.s.setFigures(d.progress, d.ledger.Charges(d.s.digest))
+	if boots, found, err := d.bootCell.load(ctx); err != nil {
+		return err
+	} else if found {
+		d.boots = boots
+	}
+	d.pin()
+	return d.restoreRound(ctx)
+}
+
+// restoreRound goes on with a round that was running when the process before died: before its certificate
+// it continues, from then on it burns. Its machine knows which.
+func (d *driver) restoreRound(ctx context.Context) error {
+	m, found, err := d.machineCell.load(ctx)
+	if err != nil || !found || m.Number <= d.progress.Last {
+		return err
+	}
+	round, err := aggregate.RestoreRound(m.State, d.s.keyring(), d.s.c.deps.Keys.Protocol, d.s.c.deps.Entropy)
+	if err != nil {
+		// An enrolment that ran out meanwhile, say. The number stays used and the charge stands.
+		d.log.Error("a round cannot be gone on with and is given up", "round", m.Number, "error", err)
+		d.progress.Last = m.Number
+		return d.progressCell.save(ctx, d.progress)
+	}
+	d.log.Info("going on with a round", "round", m.Number, "phase", string(round.Phase()))
+	d.startRound(round, m.Number)
+	transcript := round.Transcript()
+	for _, s := range transcript {
+		if err := d.recall(s); err != nil {
+			return err
+		}
+	}
+	if err := d.recordAgain(ctx, transcript[len(transcript)-1]); err != nil {
+		return err
+	}
+	if err := d.step(ctx, aggregate.Begin{}); err != nil {
+		return err
+	}
+	return d.announceAbsent(ctx)
+}
+
+// recall takes from a stored message what the driver itself knew of the round.
+func (d *driver) recall(s aggregate.Signed) error {
+	m, err := aggregate.Parse(s)
+	if err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case aggregate.Committee:
+		for _, r := range m.Readys {
+			d.noteAnswer("ready", r.From)
+		}
+	case aggregate.Roster:
+		for _, x := range m.Deals {
+			d.noteAnswer("deal", x.From)
+		}
+		return d.openVectors(s.Digest(), m)
+	case aggregate.Proposal:
+		d.currentVectors().close()
+	}
+	return nil
+}
+
+// recordAgain logs the leaf of the last stored message, for the process may have died between the store
+// and the log. The same leaf twice says nothing new.
+func (d *driver) recordAgain(ctx context.Context, s aggregate.Signed) error {
+	m, err := aggregate.Parse(s)
+	if err != nil {
+		return err
+	}
+	switch m := m.(type) {
+	case aggregate.Plan:
+		d.record(ctx, audit.Plan, "", s.Digest())
+	case aggregate.Proposal:
+		d.record(ctx, audit.Charge, "", signed.Digest(m.Charge))
+	case aggregate.Certificate:
+		d.record(ctx, audit.Set, "", s.Digest())
+	case aggregate.Result:
+		d.record(ctx, audit.Result, "", s.Digest())
+	}
+	return nil
+}
+
+// Waits between a round that did not close and the next.
+const (
+	pauseMin = 100 * time.Millisecond
+	pauseMax = 30 * time.Second
+)
+
+// consider decides between rounds what comes next: another round, the end, or nothing yet.
+func (d *driver) consider(ctx context.Context) (over bool, err error) {
+	if d.progress.Finish != nil {
+		return d.tryRelease(ctx)
+	}
+	if d.round != nil {
+		return false, nil
+	}
+	s, now := d.s.study, d.s.c.deps.Now()
+	closed := 0
+	for _, r := range d.progress.Rounds {
+		if r.Outcome == string(aggregate.Closed) {
+			closed++
+		}
+	}
+	charges := d.ledger.Charges(d.s.digest)
+	switch {
+	case closed >= s.Strategy.Rounds:
+		return d.finish(ctx, Ended, "")
+	case charges >= uint64(d.s.terms.Charges):
+		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed, and all %d charges, spare ones included, are used", closed, s.Strategy.Rounds, charges))
+	case !now.Before(s.Until):
+		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed when the study expired", closed, s.Strategy.Rounds))
+	case now.Before(s.From):
+		d.sleep(s.From.Sub(now))
+		return false, nil
+	case now.Before(d.notBefore):
+		d.sleep(d.notBefore.Sub(now))
+		return false, nil
+	}
+	connected, pending, away := d.roll()
+	if connected >= d.s.terms.Minimum && len(pending) == 0 {
+		d.lacking, d.said = time.Time{}, ""
+		return false, d.begin(ctx)
+	}
+	return d.lack(ctx, connected, pending, away, closed)
+}
+
+// lack waits for members. With Patience it gives up in the end.
+func (d *driver) lack(ctx context.Context, connected int, pending, away []string, closed int) (over bool, err error) {
+	now, patience := d.s.c.deps.Now(), d.s.c.deps.Patience
+	names := strings.Join(slices.Concat(pending, away), ", ")
+	if text := fmt.Sprintf("waiting for %s: not connected; %d are, %d are needed", names, connected, d.s.terms.Minimum); len(pending) == 0 && text != d.said {
+		d.said = text
+		d.s.events.tell(Event{Kind: "missing", Text: text})
+		d.s.setWhy(text)
+	}
+	if connected >= d.s.terms.Minimum || len(pending) > 0 {
+		d.lacking = time.Time{} // a timer of presence will tell
+		return false, nil
+	}
+	if d.lacking.IsZero() {
+		d.lacking = now
+	}
+	switch waited := now.Sub(d.lacking); {
+	case patience == 0:
+		d.sleep(d.s.study.Until.Sub(now))
+	case waited >= patience:
+		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed when too few hospitals were left: %d, %d are needed; missing: %s", closed, d.s.study.Strategy.Rounds, connected, d.s.terms.Minimum, names))
+	default:
+		d.sleep(patience - waited)
+	}
+	return false, nil
+}
+
+// sleep lets consider look again after a while.
+func (d *driver) sleep(wait time.Duration) {
+	d.wakeup.stop()
+	d.wakeup.Timer = d.after(min(wait, time.Hour), func(context.Context) error { return nil })
+}
+
+// begin starts the next round.
+//
+// A crash before the machine's first Persist leaves no trace of it, and its Plan has not left; after it
+// the round is restored. So a number is used for one Plan.
+func (d *driver) begin(ctx context.Context) error {
+	number := d.progress.Last + 1
+	plan := d.s.terms.Plan(number, d.progress.Model, d.ledger.Head())
+	round, err := aggregate.NewRound(plan, d.s.keyring(), d.s.c.deps.Keys.Protocol, d.s.c.deps.Entropy)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.roundDir(number), 0o700); err != nil {
+		return err
+	}
+	d.s.feed.turn()
+	d.startRound(round, number)
+	d.s.setWhy("")
+	d.s.events.tell(Event{Kind: "round", Round: number, Text: fmt.Sprintf("round %d begins", number)})
+	if err := d.step(ctx, aggregate.Begin{}); err != nil {
+		return err
+	}
+	if err := d.announceAbsent(ctx); err != nil {
+		return err
+	}
+	if d.round == nil {
+		d.sleep(pauseMin) // it ended at once: look again
+	}
+	return nil
+}
+
+func (d *driver) startRound(r *aggregate.Round, number uint64) {
+	d.round, d.number, d.phase = r, number, ""
+	d.readied = map[aggregate.MemberID]bool{}
+	d.answered = map[string]map[aggregate.MemberID]bool{}
+	d.senders = map[aggregate.MemberID][]chan<- error{}
+	d.setVectors(nil)
+}
+
+func (d *driver) roundDir(number uint64) string {
+	return filepath.Join(d.s.dir, "rounds", fmt.Sprintf("%04d", number))
+}
+
+func (d *driver) noteAnswer(kind string, m aggregate.MemberID) {
+	if d.answered[kind] == nil {
+		d.answered[kind] = map[aggregate.MemberID]bool{}
+	}
+	d.answered[kind][m] = true
+	if kind == "ready" {
+		d.readied[m] = true
+	}
+}
+
+// step feeds an event to the machine and does what it asks for, then what comes of that.
+func (d *driver) step(ctx context.Context, e aggregate.Event) error {
+	_, _, err := d.stepAll(ctx, e)
+	return err
+}
+
+// stepAll also tells what the machine refused, and whose upload it wants compared.
+func (d *driver) stepAll(ctx context.Context, e aggregate.Event) (refusals []aggregate.Refuse, accepts []aggregate.Accept, err error) {
+	queue := []aggregate.Event{e}
+	for len(queue) > 0 && d.round != nil {
+		effects := d.round.Step(queue[0])
+		queue = queue[1:]
+		for _, x := range effects {
+			switch x := x.(type) {
+			case aggregate.Refuse:
+				refusals = append(refusals, x)
+			case aggregate.Accept:
+				accepts = append(accepts, x)
+				d.accept(x)
+			default:
+				next, err := d.do(ctx, x)
+				if err != nil {
+					return refusals, accepts, err
+				}
+				queue = append(queue, next...)
+			}
+		}
+		d.enterPhase()
+	}
+	if d.round != nil {
+		d.checkImpasse()
+	}
+	return refusals, accepts, nil
+}
+
+// do carries out one effect. What follows it in the machine's list happens only after it returned.
+func (d *driver) do(ctx context.Context, x aggregate.Effect) ([]aggregate.Event, error) {
+	switch x := x.(type) {
+	case aggregate.Persist:
+		// Until this returns, the machine's last step has not happened: nothing of it was sent.
+		return nil, d.machineCell.save(ctx, machineRecord{Number: d.number, State: x.State})
+	case aggregate.Record:
+		d.record(ctx, audit.Kind(x.Kind), x.Member, x.Object)
+		return nil, nil
+	case aggregate.Send:
+		return nil, d.send(ctx, x)
+	case aggregate.ChargeLedger:
+		return d.charge(x.Charge)
+	case aggregate.Open:
+		return d.open(x)
+	case aggregate.Wait:
+		d.expires = x.Phase
+		d.deadline.stop()
+		number := d.number
+		d.deadline.Timer = d.after(x.For, func(ctx context.Context) error {
+			if d.round == nil || d.number != number || d.expires != x.Phase {
+				return nil
+			}
+			d.tellMissing("within " + x.For.String())
+			return d.step(ctx, aggregate.Expired{Phase: x.Phase})
+		})
+		return nil, nil
+	case aggregate.End:
+		return nil, d.end(ctx, x.Result)
+	}
+	return nil, fmt.Errorf("doing %T: the aggregator's machine has no such effect", x)
+}
+
+// record starts an append; the next Send waits for it and carries its promise.
+func (d *driver) record(ctx context.Context, kind audit.Kind, m aggregate.MemberID, object [32]byte) {
+	subject := string(m)
+	if subject == "" {
+		subject = Subject
+	}
+	leaf := audit.Leaf{Kind: kind, Time: d.s.c.deps.Now(), Study: d.s.digest, Round: d.number, Subject: subject, Object: object}
+	out := make(chan logged, 1)
+	d.leaves = append(d.leaves, out)
+	d.work.Go(func() {
+		p, err := d.s.trail.Append(ctx, leaf)
+		if err != nil {
+			out <- logged{err: err}
+			return
+		}
+		out <- logged{promise: p.Encode()}
+	})
+}
+
+// Subject names the coordinator in the leaves of its own acts.
+const Subject = "coordinator"
+
+// promises waits for the leaves recorded so far: whoever hears of a step can hold the log to it.
+func (d *driver) promises(ctx context.Context) ([][]byte, error) {
+	var ps [][]byte
+	for _, ch := range d.leaves {
+		select {
+		case l := <-ch:
+			if l.err != nil {
+				return nil, l.err
+			}
+			ps = append(ps, l.promise)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	d.leaves = nil
+	return ps, nil
+}
+
+func (d *driver) send(ctx context.Context, x aggregate.Send) error {
+	switch x.Message.Kind {
+	case "roster":
+		m, err := aggregate.Parse(x.Message)
+		if err != nil {
+			return err
+		}
+		if err := d.openVectors(x.Message.Digest(), m.(aggregate.Roster)); err != nil {
+			return err
+		}
+	case "proposal":
+		d.currentVectors().close()
+	}
+	ps, err := d.promises(ctx)
+	if err != nil {
+		return err
+	}
+	// A crash before this line: what is persisted is sent again by the restored machine.
+	d.s.feed.publish(feedItem{To: x.To, Message: &x.Message, Promises: ps})
+	return nil
+}
+
+func (d *driver) openVectors(roster [32]byte, m aggregate.Roster) error {
+	if v := d.currentVectors(); v != nil {
+		if v.roster == roster {
+			return nil
+		}
+		return errors.New("a round has a second roster")
+	}
+	var members []aggregate.MemberID
+	for _, x := range m.Deals {
+		members = append(members, x.From)
+	}
+	v, err := openVectors(d.roundDir(d.number), d.round.Plan(), roster, members)
+	if err != nil {
+		return err
+	}
+	number, observe := d.number, d.s.c.deps.Observe
+	if observe != nil {
+		v.saw = func(m aggregate.MemberID, words []byte) { observe(number, m, words) }
+	}
+	d.setVectors(v)
+	return nil
+}
+
+func (d *driver) setVectors(v *vectors) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.vectors = v
+}
+
+func (d *driver) currentVectors() *vectors {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.vectors
+}
+
+// charge spends from the coordinator's own ledger: before the proposal, so that spent ≥ released whenever
+// the process dies. The machine asks again after a crash, and the same charge twice is one.
+func (d *driver) charge(c aggregate.Charge) ([]aggregate.Event, error) {
+	e, err := d.ledger.Charge(d.s.terms.Charge(c))
+	if errors.Is(err, dp.ErrBudget) {
+		return []aggregate.Event{aggregate.ChargeRefused{Why: err.Error()}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Head = e.Head
+	b, err := signed.Encode(c)
+	if err != nil {
+		return nil, err
+	}
+	return []aggregate.Event{aggregate.Charged{Charge: b}}, nil
+}
+
+// accept compares a stored vector with its signed digest, beside the loop: reading it may take a while.
+func (d *driver) accept(x aggregate.Accept) {
+	number, v, leaf := d.number, d.currentVectors(), d.chargeLeaf(x)
+	d.work.Go(func() {
+		err := d.checkCharge(number, v, x)
+		if err == nil {
+			err = v.check(x.Member, x.Vector)
+		}
+		ctx, cancel := d.s.c.background()
+		defer cancel()
+		var promise []byte
+		if err == nil {
+			var p audit.Promised
+			if p, err = d.s.trail.Append(ctx, leaf); err == nil {
+				promise = p.Encode()
+			}
+		}
+		d.post(ctx, func(ctx context.Context) error { return d.accepted(ctx, number, x, promise, err) })
+	})
+}
+
+func (d *driver) chargeLeaf(x aggregate.Accept) audit.Leaf {
+	return audit.Leaf{Kind: audit.Charge, Time: d.s.c.deps.Now(), Study: d.s.digest, Round: d.number, Subject: string(x.Member), Object: signed.Digest(x.Charge)}
+}
+
+// checkCharge wants a charge for this very round.
+func (d *driver) checkCharge(number uint64, v *vectors, x aggregate.Accept) error {
+	c, err := aggregate.ParseCharge(x.Charge)
+	if err != nil {
+		return refused("%v", err)
+	}
+	if v == nil || c.Study != d.s.digest || c.Number != number || c.Roster != v.roster {
+		return refused("the charge of %q is not for round %d under its roster", x.Member, number)
+	}
+	return nil
+}
+
+func (d *driver) accepted(ctx context.Context, number uint64, x aggregate.Accept, promise []byte, err error) error {
+	if d.round == nil || d.number != number {
+		return nil // the round went on without it, and its senders were told
+	}
+	if err == nil {
+		if err := d.step(ctx, aggregate.Uploaded{Member: x.Member, Promise: promise}); err != nil {
+			return err
+		}
+	} else if !isForeign(err) {
+		return err
+	}
+	for _, reply := range d.senders[x.Member] {
+		reply <- err
+	}
+	delete(d.senders, x.Member)
+	if err == nil {
+		d.arrived("upload", x.Member)
+	}
+	return nil
+}
+
+// receive gives a member's message to the machine. The answer to an Upload comes once it was compared.
+func (d *driver) receive(ctx context.Context, m aggregate.Signed, by seenAs, reply chan<- error) error {
+	if d.round == nil {
+		reply <- fmt.Errorf("%w: no round is running", transport.ErrTooLate)
+		return nil
+	}
+	if m.Kind == "upload" && len(d.senders[m.From]) > 0 {
+		d.senders[m.From] = append(d.senders[m.From], reply)
+		return nil
+	}
+	if m.Kind == "upload" {
+		if err := d.servedBy(ctx, m.From, by); err != nil {
+			return err
+		}
+		d.senders[m.From] = append(d.senders[m.From], reply)
+	}
+	number := d.number
+	refusals, accepts, err := d.stepAll(ctx, aggregate.Received{Message: m})
+	if err != nil {
+		return err
+	}
+	for _, r := range refusals {
+		d.s.events.tell(Event{Kind: "refused", Round: number, Hospital: string(m.From), Text: r.Reason})
+	}
+	switch {
+	case m.Kind == "upload" && len(accepts) > 0:
+		return nil // accepted answers
+	case len(refusals) > 0:
+		err = refused("%s", refusals[0].Reason)
+	case m.Kind != "upload":
+		d.arrived(m.Kind, m.From)
+	}
+	delete(d.senders, m.From)
+	reply <- err
+	return nil
+}
+
+func (d *driver) arrived(kind string, m aggregate.MemberID) {
+	if d.answered[kind][m] {
+		return
+	}
+	d.noteAnswer(kind, m)
+	e := Event{Kind: "arrived", Round: d.number, Phase: string(d.phase), Hospital: string(m), Text: kind + " of " + string(m)}
+	if v := d.currentVectors(); kind == "upload" && v != nil {
+		e.Bytes = uint64(v.size)
+	}
+	d.s.events.tell(e)
+}
+
+// enterPhase tells when the machine has moved on.
+func (d *driver) enterPhase() {
+	if d.round == nil || d.round.Phase() == d.phase {
+		return
+	}
+	d.phase, d.began = d.round.Phase(), d.s.c.deps.Now()
+	d.s.events.tell(Event{Kind: "phase", Round: d.number, Phase: string(d.phase)})
+	d.startHint(hint)
+}
+
+// checkImpasse ends a phase early that only an absent member could save, where the process knows that
+// absent members stay away.
+func (d *driver) checkImpasse() {
+	patience := d.s.c.deps.Patience
+	if patience == 0 || !d.round.Short() {
+		d.impasse.stop()
+		d.impasse = stopper{}
+		return
+	}
+	if d.impasse.Timer != nil {
+		return
+	}
+	number := d.number
+	d.impasse.Timer = d.after(patience, func(ctx context.Context) error {
+		d.impasse = stopper{}
+		if d.round == nil || d.number != number || !d.round.Short() {
+			return nil
+		}
+		d.tellMissing("and too few are left to go on")
+		return d.step(ctx, aggregate.Expired{Phase: d.phase})
+	})
+}
+
+// end closes the books of a round.
+//
+// Until the progress is saved the restored machine, which is ended, sends its Result and ends again; from
+// then on the round is history, and its number is never used again.
+func (d *driver) end(ctx context.Context, r aggregate.Result) error {
+	if _, err := d.promises(ctx); err != nil {
+		return err
+	}
+	rec, err := d.keepTranscript(r)
+	if err != nil {
+		return err
+	}
+	d.progress.Last = d.number
+	d.progress.Rounds = append(d.progress.Rounds, rec)
+	d.progress.Charged = d.ledger.Charges(d.s.digest)
+	if r.Outcome == aggregate.Closed {
+		d.progress.Model = r.Model
+		d.failures, d.notBefore = 0, time.Time{}
+	} else {
+		d.failures++
+		d.notBefore = d.s.c.deps.Now().Add(min(pauseMin<<min(d.failures-1, 20), pauseMax))
+	}
+	if d.progress.Evidence == nil {
+		d.progress.Evidence = map[string]seenAs{}
+	}
+	for _, h := range rec.Set {
+		d.progress.Evidence[h] = d.boots[h].By
+	}
+	d.pin()
+	for _, m := range sortedMembers(d.answered["upload"]) {
+		if i, found := slices.BinarySearch(d.progress.Spent, string(m)); !found {
+			d.progress.Spent = slices.Insert(d.progress.Spent, i, string(m))
+		}
+	}
+	if err := d.progressCell.save(ctx, d.progress); err != nil {
+		return err
+	}
+	d.s.setFigures(d.progress, d.progress.Charged)
+	for _, t := range []*stopper{&d.deadline, &d.hint, &d.impasse} {
+		t.stop()
+		*t = stopper{}
+	}
+	for m, replies := range d.senders {
+		for _, reply := range replies {
+			reply <- fmt.Errorf("%w: round %d has ended", transport.ErrTooLate, d.number)
+		}
+		delete(d.senders, m)
+	}
+	if v := d.currentVectors(); v != nil {
+		v.close()
+		if err := v.remove(); err != nil {
+			d.log.Warn("words of an ended round stay on disk", "round", d.number, "error", err)
+		}
+		d.setVectors(nil)
+	}
+	text := fmt.Sprintf("round %d is %s", d.number, r.Outcome)
+	if r.Why != "" {
+		text += ": " + r.Why
+	}
+	d.s.events.tell(Event{Kind: string(r.Outcome), Round: d.number, Text: text})
+	d.log.Info("round ended", "round", d.number, "outcome", string(r.Outcome), "why", r.Why)
+	d.round, d.phase = nil, ""
+	return nil
+}
+
+// servedBy notes by which session a member uploads: a receipt names that evidence.
+func (d *driver) servedBy(ctx context.Context, m aggregate.MemberID, by seenAs) error {
+	e := d.boots[string(m)]
+	if e.By == by {
+		return nil
+	}
+	e.By = by
+	d.boots[string(m)] = e
+	d.pin()
+	return d.bootCell.save(ctx, d.boots)
+}
+
+// pin says which records the evidence folder has to keep.
+func (d *driver) pin() {
+	pinned := map[[32]byte]bool{}
+	for _, e := range d.boots {
+		pinned[e.By.Record] = true
+	}
+	for _, e := range d.progress.Evidence {
+		pinned[e.Record] = true
+	}
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	d.s.pinned = pinned
+}
+
+// keepTranscript writes the signed messages of a round to its folder, durably, and sums it up.
+func (d *driver) keepTranscript(r aggregate.Result) (roundRecord, error) {
+	rec := roundRecord{Number: d.number, Outcome: string(r.Outcome), Plan: r.Plan, Certificate: r.Certificate, Model: r.Model, Sum: r.Sum, Why: r.Why}
+	for _, s := range d.round.Transcript() {
+		b, err := signed.Encode(s)
+		if err != nil {
+			return rec, err
+		}
+		if err := store.WriteFile(filepath.Join(d.roundDir(d.number), s.Kind+".cbor"), b, 0); err != nil {
+			return rec, err
+		}
+		if s.Kind != "proposal" || r.Certificate == [32]byte{} {
+			continue
+		}
+		m, err := aggregate.Parse(s)
+		if err != nil {
+			return rec, err
+		}
+		for _, c := range m.(aggregate.Proposal).Contributions {
+			rec.Set = append(rec.Set, string(c.Upload.From))
+		}
+	}
+	return rec, nil
+}
+
+// keyring is whose signatures count in this study's rounds. That a member shows its newest enrolment is
+// checked at the door, for each request.
+func (s *dossier) keyring() aggregate.Keyring {
+	return terms.Keyring{Consortium: s.c.deps.Consortium, Protocol: s.c.protocol, At: s.c.deps.Now}
+}

@@ -1,0 +1,412 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/store"
+	"github.com/consilium-fl/consilium/internal/study"
+	"github.com/consilium-fl/consilium/internal/terms"
+	"github.com/consilium-fl/consilium/internal/transport"
+)
+
+// modelFile is the released model in an output folder.
+const modelFile = "model.safetensors"
+
+// finish ends the rounds: it makes the released model, logs its leaf, and notes both. What is left is to
+// wait until a checkpoint that counts covers the leaf.
+//
+// A crash between the leaf and the save logs a second leaf for the same model; the receipt names the last.
+func (d *driver) finish(ctx context.Context, state State, why string) (over bool, err error) {
+	f := finishRecord{State: state, Why: why}
+	var iterates [][]float64
+	for _, r := range d.progress.Rounds {
+		if r.Outcome != string(aggregate.Closed) {
+			continue
+		}
+		w, err := d.s.readModel(r.Model)
+		if err != nil {
+			return false, err
+		}
+		iterates = append(iterates, w)
+	}
+	if len(iterates) > 0 {
+		if f.Model, err = d.s.writeModel(study.EncodeModel(d.s.digest, d.s.study.Released(iterates))); err != nil {
+			return false, err
+		}
+		p, err := d.s.append(ctx, audit.Release, Subject, f.Model)
+		if err != nil {
+			return false, err
+		}
+		f.Leaf = p.Promise.Index
+	}
+	d.progress.Finish = &f
+	if err := d.progressCell.save(ctx, d.progress); err != nil {
+		return false, err
+	}
+	d.lacking, d.said = d.s.c.deps.Now(), ""
+	return d.tryRelease(ctx)
+}
+
+// tryRelease ends the study once the release is in a checkpoint that counts. With Patience it does not wait
+// for ever: the receipt then names the newest checkpoint that counts, and no release leaf in it.
+func (d *driver) tryRelease(ctx context.Context) (over bool, err error) {
+	f := *d.progress.Finish
+	if f.Model == [32]byte{} {
+		return true, d.s.conclude(ctx, f.State, f.Why)
+	}
+	counted, signers := d.s.marks.current()
+	if counted.size <= f.Leaf {
+		if !d.tired() {
+			return false, nil
+		}
+		why := fmt.Sprintf("the release is not co-signed by enough hospitals: by %s, %d are needed", orNobody(signers), d.s.terms.Need)
+		f.State, f.Why = Short, strings.TrimPrefix(f.Why+"; "+why, "; ")
+	}
+	if counted.note == nil {
+		// Nothing ever counted, so no receipt could name a log: there is nothing to hand over.
+		return true, d.s.conclude(ctx, f.State, f.Why)
+	}
+	if err := d.writeOutput(ctx, f, counted); err != nil {
+		return false, err
+	}
+	return true, d.s.conclude(ctx, f.State, f.Why)
+}
+
+// tired says that nobody else is waited for, and until then tells who is.
+func (d *driver) tired() bool {
+	now, patience := d.s.c.deps.Now(), d.s.c.deps.Patience
+	if d.lacking.IsZero() {
+		d.lacking = now
+	}
+	_, signers := d.s.marks.current()
+	text := fmt.Sprintf("waiting for co-signatures of the log: by %s so far, %d are needed", orNobody(signers), d.s.terms.Need)
+	if text != d.said && now.Sub(d.lacking) >= time.Second {
+		d.said = text
+		d.s.events.tell(Event{Kind: "missing", Text: text})
+		d.s.setWhy(text)
+	}
+	wait := hint
+	if patience > 0 {
+		if now.Sub(d.lacking) >= patience {
+			return true
+		}
+		wait = min(wait, patience-now.Sub(d.lacking))
+	}
+	d.sleep(wait)
+	return false
+}
+
+func orNobody(names []string) string {
+	if len(names) == 0 {
+		return "nobody"
+	}
+	return strings.Join(names, ", ")
+}
+
+// cancel ends a running study for good. A round that is running stays unfinished: after its certificate its
+// charge stands, as the ledger and the log say.
+func (d *driver) cancel(ctx context.Context, why string) error {
+	if d.progress.Finish == nil {
+		d.progress.Finish = &finishRecord{}
+	}
+	d.progress.Finish.State, d.progress.Finish.Why, d.progress.Finish.Model = Cancelled, why, [32]byte{}
+	d.progress.Last = max(d.progress.Last, d.number)
+	d.round = nil
+	return d.progressCell.save(ctx, d.progress)
+}
+
+// conclude stores the final state and ends all streams.
+//
+// A crash before the save: the next process finds Finish in the progress and comes here again.
+func (s *dossier) conclude(ctx context.Context, state State, why string) error {
+	err := s.change(ctx, func(r *studyRecord) error {
+		if r.State.over() {
+			return fmt.Errorf("%w: study %s is over", transport.ErrTooLate, study.Short(s.digest))
+		}
+		r.State, r.Why = state, why
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.log.Info("study is over", "state", string(state), "why", why)
+	s.events.tell(Event{Kind: "state", Text: s.says()})
+	s.events.close()
+	s.feed.close()
+	close(s.ended)
+	return nil
+}
+
+// output is an output folder that is being written.
+type output struct {
+	dir      string
+	subjects []audit.Subject
+}
+
+func (o *output) put(name string, b []byte) error {
+	path := filepath.Join(o.dir, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	o.subjects = append(o.subjects, audit.Subject{Name: name, Digest: audit.SubjectDigest{SHA256: signed.Digest(b)}})
+	return store.WriteFile(path, b, 0o600)
+}
+
+func (o *output) copy(name, from string) ([]byte, error) {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return nil, err
+	}
+	return b, o.put(name, b)
+}
+
+// writeOutput writes the output folder beside its place and then renames it there: it is whole or not at
+// all, and one that is there already is what an earlier process wrote for the same study.
+func (d *driver) writeOutput(ctx context.Context, f finishRecord, counted mark) (err error) {
+	final := d.s.path("out")
+	if _, err := os.Stat(final); err == nil {
+		return nil
+	}
+	o := &output{dir: d.s.path("out.part")}
+	if err := os.RemoveAll(o.dir); err != nil {
+		return err
+	}
+	if err := store.PrivateDir(o.dir); err != nil {
+		return err
+	}
+	if err := d.fill(ctx, o, f, counted); err != nil {
+		return fmt.Errorf("writing the output folder: %w", err)
+	}
+	if err := syncTree(o.dir); err != nil {
+		return fmt.Errorf("writing the output folder: %w", err)
+	}
+	if err := os.Rename(o.dir, final); err != nil {
+		return fmt.Errorf("writing the output folder: %w", err)
+	}
+	return store.SyncDir(d.s.dir)
+}
+
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		return store.SyncDir(path)
+	})
+}
+
+// fill writes every file but the receipt, and then that.
+func (d *driver) fill(ctx context.Context, o *output, f finishRecord, counted mark) error {
+	s, c := d.s, d.s.c
+	checkpoint, _, err := s.marks.parse(counted.note)
+	if err != nil {
+		return err
+	}
+	if _, err := o.copy(modelFile, s.modelPath(f.Model)); err != nil {
+		return err
+	}
+	for name, b := range map[string][]byte{
+		"study.yaml": s.study.Raw, "consortium.yaml": c.deps.Consortium.Raw, "consortium.sigs.json": c.deps.Signatures, "log/checkpoint": counted.note,
+	} {
+		if err := o.put(name, b); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	approvals := maps.Clone(s.record.Approvals)
+	s.mu.Unlock()
+	for h, b := range approvals {
+		if err := o.put("approvals/"+h+".json", b); err != nil {
+			return err
+		}
+	}
+	for h, b := range s.enrolmentsByHospital() {
+		if err := o.put("enrolments/"+h+".json", b); err != nil {
+			return err
+		}
+	}
+	for name, b := range c.deps.Trust.Files() {
+		if err := o.put("trust/"+name, b); err != nil {
+			return err
+		}
+	}
+	if err := audit.Export(ctx, s.trail, checkpoint.Size, func(resource string, b []byte) error { return o.put("log/"+resource, b) }); err != nil {
+		return err
+	}
+	for _, r := range d.progress.Rounds {
+		if err := d.fillRound(o, r.Number); err != nil {
+			return err
+		}
+	}
+	receipt, err := d.receipt(o, f, checkpoint, approvals)
+	if err != nil {
+		return err
+	}
+	return store.WriteFile(filepath.Join(o.dir, "receipt.json"), receipt, 0o600)
+}
+
+// fillRound copies a round's signed messages and its opened sum, if there is one.
+func (d *driver) fillRound(o *output, number uint64) error {
+	entries, err := os.ReadDir(d.roundDir(number))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext != ".cbor" && ext != ".bin" {
+			continue // words that could not be removed
+		}
+		if _, err := o.copy(fmt.Sprintf("rounds/%04d/%s", number, e.Name()), filepath.Join(d.roundDir(number), e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receipt copies the evidence and writes down what the study was, signed by the receipt key.
+func (d *driver) receipt(o *output, f finishRecord, checkpoint audit.Checkpoint, approvals map[string][]byte) ([]byte, error) {
+	s, c := d.s, d.s.c
+	p := audit.Predicate{
+		Study: s.digest, Consortium: c.deps.Consortium.Digest, Simulated: c.config.Insecure.SimulatedTEE,
+		Log: audit.ReceiptLog{
+			Origin: s.origin(), Size: checkpoint.Size, Root: checkpoint.Root, Cosigned: checkpoint.Cosigned, Leaves: map[string]uint64{},
+		},
+	}
+	if f.Leaf < checkpoint.Size {
+		p.Log.Leaves[string(audit.Release)] = f.Leaf
+	}
+	var err error
+	if p.Coordinator, err = d.receiptCoordinator(o); err != nil {
+		return nil, err
+	}
+	if p.Hospitals, err = d.receiptHospitals(o, approvals); err != nil {
+		return nil, err
+	}
+	p.Rounds, p.HiddenAmong = d.receiptRounds()
+	if p.Privacy, err = d.receiptPrivacy(); err != nil {
+		return nil, err
+	}
+	return audit.MakeReceipt(audit.Receipt{Subject: o.subjects, Predicate: p}, c.deps.Keys.Receipt)
+}
+
+// receiptCoordinator appraises the own evidence as of when a node took it.
+func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error) {
+	s, c := d.s, d.s.c
+	own, err := o.copy("evidence/"+ownEvidence, s.path("evidence", ownEvidence))
+	if err != nil {
+		return audit.ReceiptCoordinator{}, err
+	}
+	s.ownMu.Lock()
+	defer s.ownMu.Unlock()
+	shown, found, err := s.shown.load(context.Background())
+	if err != nil {
+		return audit.ReceiptCoordinator{}, err
+	}
+	if !found || shown.Record != signed.Digest(own) {
+		return audit.ReceiptCoordinator{}, errors.New("the own evidence on disk is not the one that was logged")
+	}
+	record, err := attest.ParseRecord(own)
+	if err != nil {
+		return audit.ReceiptCoordinator{}, err
+	}
+	sim := c.config.Insecure.SimulatedTEE
+	r := c.deps.Verifiers.Recheck(record, time.UnixMilli(shown.At), c.deps.Trust, terms.Policy(c.deps.Consortium, attest.RoleCoordinator, sim), terms.Posture(c.deps.Consortium, sim))
+	if !r.OK() {
+		return audit.ReceiptCoordinator{}, fmt.Errorf("the own evidence does not hold: %v", r.Reasons)
+	}
+	return audit.ReceiptCoordinator{
+		Measurement: signed.DigestText(r.Claims.Measurement), Evidence: signed.Digest(own), Status: string(r.Status),
+		Policy: r.Policy, Trust: r.Trust,
+	}, nil
+}
+
+// receiptHospitals are those that were in a set, with the evidence by which they served the last of theirs.
+func (d *driver) receiptHospitals(o *output, approvals map[string][]byte) ([]audit.ReceiptHospital, error) {
+	rounds := map[string][]uint64{}
+	for _, r := range d.progress.Rounds {
+		for _, h := range r.Set {
+			rounds[h] = append(rounds[h], r.Number)
+		}
+	}
+	var out []audit.ReceiptHospital
+	for _, h := range slices.Sorted(maps.Keys(rounds)) {
+		by := d.progress.Evidence[h]
+		if _, err := o.copy("evidence/"+h+".cbor", d.s.evidencePath(h, by.Record)); err != nil {
+			return nil, err
+		}
+		x := audit.ReceiptHospital{Name: h, Evidence: by.Record, Status: by.Status, Rounds: rounds[h]}
+		if a, ok := approvals[h]; ok {
+			x.Approval = signed.Digest(a)
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+func (d *driver) receiptRounds() (out []audit.ReceiptRound, hiddenAmong int) {
+	least := -1
+	for _, r := range d.progress.Rounds {
+		x := audit.ReceiptRound{Number: r.Number, Outcome: r.Outcome, Plan: r.Plan, Set: r.Set}
+		if r.Certificate != [32]byte{} {
+			certificate := audit.Digest(r.Certificate)
+			x.Certificate = &certificate
+			if least < 0 || len(r.Set) < least {
+				least = len(r.Set)
+			}
+		}
+		if r.Outcome == string(aggregate.Closed) {
+			model := audit.Digest(r.Model)
+			x.Model = &model
+		}
+		out = append(out, x)
+	}
+	return out, max(0, least-d.s.terms.Colluding)
+}
+
+func (d *driver) receiptPrivacy() (audit.ReceiptPrivacy, error) {
+	s := d.s.study.Privacy
+	figures, err := d.s.terms.Figures(d.ledger.Charges(d.s.digest))
+	if err != nil {
+		return audit.ReceiptPrivacy{}, err
+	}
+	p := audit.ReceiptPrivacy{
+		Unit: s.Unit, Neighbours: s.Neighbours, Epsilon: figures.Epsilon, EpsilonBudget: s.Epsilon,
+		EpsilonIfTEEBroken: figures.EpsilonIfBroken, EpsilonOwnNoise: figures.EpsilonOwnNoise,
+		Delta: s.Delta, Noise: s.Noise, HonestShares: figures.HonestShares, Ledger: d.ledger.Head(),
+	}
+	for _, e := range figures.Events {
+		p.Events = append(p.Events, audit.ReceiptEvent{Kind: e.Kind, Multiplier: e.Multiplier, Count: e.Count})
+	}
+	return p, nil
+}
+
+// Output waits until a study is over and returns its state, why, and its output folder; the folder is
+// empty when nothing was released. It is for those in the same process.
+func (c *Coordinator) Output(ctx context.Context, digest [32]byte) (State, string, string, error) {
+	s, err := c.find(digest)
+	if err != nil {
+		return "", "", "", err
+	}
+	select {
+	case <-s.ended:
+	case <-ctx.Done():
+		return "", "", "", ctx.Err()
+	}
+	info := s.info()
+	dir := s.path("out")
+	if _, err := os.Stat(dir); err != nil {
+		dir = ""
+	}
+	return State(info.State), info.Why, dir, nil
+}

@@ -1,0 +1,147 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/store"
+)
+
+// State is where a study stands.
+type State string
+
+// The states of a study. The last three are final.
+const (
+	Proposed  State = "proposed"  // waits for approvals
+	Running   State = "running"   // has rounds to run, or a release to be co-signed
+	Ended     State = "ended"     // all rounds closed, the model is released
+	Short     State = "short"     // ended before; the model of the rounds that closed is released, if any did
+	Cancelled State = "cancelled" // by its lead; nothing is released
+)
+
+func (s State) over() bool { return s == Ended || s == Short || s == Cancelled }
+
+// studyRecord is what the Store keeps of a study, under "study/<hex>".
+type studyRecord struct {
+	File      []byte            `cbor:"1,keyasint"` // study.yaml
+	Signature []byte            `cbor:"2,keyasint"` // the lead's
+	State     State             `cbor:"3,keyasint"`
+	Why       string            `cbor:"4,keyasint"`
+	Approvals map[string][]byte `cbor:"5,keyasint"` // by hospital: the DSSE file that counts
+}
+
+// progressRecord is what the Store keeps of a study's rounds, under "progress/<hex>": its driver alone
+// writes it, at the end of each round.
+type progressRecord struct {
+	Last     uint64            `cbor:"1,keyasint"` // highest round number ever used
+	Rounds   []roundRecord     `cbor:"2,keyasint"` // by rising number
+	Model    [32]byte          `cbor:"3,keyasint"` // the next round trains on it
+	Evidence map[string]seenAs `cbor:"4,keyasint"` // by hospital: by which session it served the last set it was in
+	Charged  uint64            `cbor:"5,keyasint"`
+	Finish   *finishRecord     `cbor:"6,keyasint,omitempty"`
+	Spent    []string          `cbor:"7,keyasint"` // hospitals whose charge a round has seen, sorted
+}
+
+// roundRecord is one ended round.
+type roundRecord struct {
+	Number      uint64   `cbor:"1,keyasint"`
+	Outcome     string   `cbor:"2,keyasint"`
+	Plan        [32]byte `cbor:"3,keyasint"`
+	Set         []string `cbor:"4,keyasint"` // of the certificate; empty without one
+	Certificate [32]byte `cbor:"5,keyasint"`
+	Model       [32]byte `cbor:"6,keyasint"`
+	Sum         [32]byte `cbor:"7,keyasint"`
+	Why         string   `cbor:"8,keyasint"`
+}
+
+// finishRecord says that a study has no more rounds, and which leaf releases what.
+type finishRecord struct {
+	State State    `cbor:"1,keyasint"`
+	Why   string   `cbor:"2,keyasint"`
+	Model [32]byte `cbor:"3,keyasint"` // digest of model.safetensors; zero: no round closed
+	Leaf  uint64   `cbor:"4,keyasint"` // index of the release leaf
+}
+
+// machineRecord is the state of the running round, under "round/<hex>".
+type machineRecord struct {
+	Number uint64 `cbor:"1,keyasint"`
+	State  []byte `cbor:"2,keyasint"` // of aggregate.Round; empty: the number is used, nothing else is known
+}
+
+// bootRecord is what is known of the members' processes, under "boots/<hex>".
+type bootRecord map[string]bootEntry
+
+type bootEntry struct {
+	Boot []byte `cbor:"1,keyasint"`
+	Lost uint64 `cbor:"2,keyasint"` // the round that this process cannot take part in, having lost its one-time keys
+	By   seenAs `cbor:"3,keyasint"` // the session of its last upload
+}
+
+// seenAs is how a node was appraised in a session: by which record, and with what result.
+type seenAs struct {
+	Record [32]byte `cbor:"1,keyasint"`
+	Status string   `cbor:"2,keyasint"`
+}
+
+// shownAs is the coordinator's own evidence that a study's folder keeps, under "shown/<hex>", and when a
+// node took it: it is appraised again as of then.
+type shownAs struct {
+	Record [32]byte `cbor:"1,keyasint"`
+	At     int64    `cbor:"2,keyasint"` // Unix milliseconds, as its admission leaf has it
+}
+
+// enrolmentRecord is the newest enrolment of a hospital, under "enrolment/<hospital>".
+type enrolmentRecord struct {
+	Serial uint64 `cbor:"1,keyasint"`
+	File   []byte `cbor:"2,keyasint"`
+}
+
+// A cell is one key of the Store with one writer, who therefore knows its revision.
+type cell[T any] struct {
+	store Store
+	key   string
+	rev   int64
+}
+
+func (c *cell[T]) load(ctx context.Context) (v T, found bool, err error) {
+	b, rev, err := c.store.Load(ctx, c.key)
+	if errors.Is(err, store.ErrNotFound) {
+		return v, false, nil
+	}
+	if err == nil {
+		err = signed.Decode(b, &v)
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("loading %q: %w", c.key, err)
+	}
+	c.rev = rev
+	return v, true, nil
+}
+
+// save is durable when it returns nil. store.ErrStale here means that another process writes the same
+// state: this one must stop.
+func (c *cell[T]) save(ctx context.Context, v T) error {
+	b, err := signed.Encode(v)
+	if err == nil {
+		c.rev, err = swap(ctx, c.store, c.key, c.rev, b)
+	}
+	if err != nil {
+		return fmt.Errorf("saving %q: %w", c.key, err)
+	}
+	return nil
+}
+
+// swap does not give up half way: a request that is cancelled while its answer is being written would
+// leave memory and disk apart.
+func swap(ctx context.Context, s Store, key string, rev int64, b []byte) (int64, error) {
+	next, err := s.Swap(context.WithoutCancel(ctx), key, rev, b)
+	if err != nil {
+		return rev, err
+	}
+	return next, nil
+}
+
+func hexOf(d [32]byte) string { return hex.EncodeToString(d[:]) }

@@ -1,0 +1,255 @@
+package coordinator
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/internal/store"
+	"github.com/consilium-fl/consilium/internal/transport"
+)
+
+// vectors are the masked vectors of one round: a file a member, filled chunk by chunk. What is held of a
+// vector that is not whole is known to this process alone: after a restart it is sent again.
+type vectors struct {
+	dir    string
+	round  uint64
+	roster [32]byte
+	width  int64                                         // bytes of a word
+	size   int64                                         // bytes of a whole vector
+	saw    func(member aggregate.MemberID, words []byte) // may be nil
+
+	mu      sync.Mutex
+	members map[aggregate.MemberID]*vector // of the roster
+	closed  bool
+}
+
+// vector is one member's. Its mutex is held while a chunk is written, so that two streams of one member
+// cannot mix; that of vectors only guards the map.
+type vector struct {
+	mu   sync.Mutex
+	part *os.File
+	held []byte // one bit a chunk, least significant first
+	left int    // chunks not held
+}
+
+// errVector says that a stored vector is not the one that was signed.
+var errVector = fmt.Errorf("%w: the stored vector is not the one of the upload: send it again", transport.ErrConflict)
+
+// openVectors takes over what a process before left: whole vectors count, parts do not.
+func openVectors(dir string, p aggregate.Plan, roster [32]byte, members []aggregate.MemberID) (*vectors, error) {
+	v := &vectors{
+		dir: dir, round: p.Round.Number, roster: roster,
+		width: int64(p.WordBits / 8), size: int64(p.Dim) * int64(p.WordBits/8), members: map[aggregate.MemberID]*vector{},
+	}
+	for _, m := range members {
+		x := v.fresh()
+		switch fi, err := os.Stat(v.path(m)); {
+		case err == nil && fi.Size() == v.size:
+			for i := range v.chunks() {
+				x.held[i/8] |= 1 << (i % 8)
+			}
+			x.left = 0
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return nil, fmt.Errorf("opening the vectors of round %d: %w", v.round, err)
+		}
+		v.members[m] = x
+	}
+	return v, nil
+}
+
+func (v *vectors) chunks() int {
+	return int((v.size + aggregate.ChunkBytes - 1) / aggregate.ChunkBytes)
+}
+
+func (v *vectors) fresh() *vector {
+	return &vector{held: make([]byte, (v.chunks()+7)/8), left: v.chunks()}
+}
+
+func (v *vectors) path(m aggregate.MemberID) string { return filepath.Join(v.dir, string(m)+".words") }
+
+func (v *vectors) of(m aggregate.MemberID, round uint64, roster [32]byte) (*vector, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	x := v.members[m]
+	switch {
+	case round != v.round || roster != v.roster:
+		return nil, fmt.Errorf("%w: vector of round %d, want round %d under its roster", transport.ErrTooLate, round, v.round)
+	case x == nil:
+		return nil, refused("%q did not deal in round %d", m, v.round)
+	case v.closed:
+		return nil, fmt.Errorf("%w: round %d takes no more vectors", transport.ErrTooLate, v.round)
+	}
+	return x, nil
+}
+
+// heldOf tells what is stored of a member's vector.
+func (v *vectors) heldOf(m aggregate.MemberID, round uint64, roster [32]byte) (held []byte, whole bool, err error) {
+	x, err := v.of(m, round, roster)
+	if err != nil {
+		return nil, false, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return bytes.Clone(x.held), x.left == 0, nil
+}
+
+// put stores one chunk. The last one missing makes the vector whole, and durable.
+func (v *vectors) put(m aggregate.MemberID, round uint64, roster [32]byte, index uint32, words []byte) error {
+	x, err := v.of(m, round, roster)
+	if err != nil {
+		return err
+	}
+	off := int64(index) * aggregate.ChunkBytes
+	if int64(index) >= int64(v.chunks()) {
+		return refused("chunk %d of a vector of %d", index, v.chunks())
+	}
+	if want := min(aggregate.ChunkBytes, v.size-off); int64(len(words)) != want {
+		return refused("chunk %d has %d bytes, want %d", index, len(words), want)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.held[index/8]&(1<<(index%8)) != 0 {
+		return v.same(m, x, off, words)
+	}
+	if x.part == nil {
+		if x.part, err = os.OpenFile(v.path(m)+".part", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return fmt.Errorf("storing a vector: %w", err)
+		}
+	}
+	if _, err := x.part.WriteAt(words, off); err != nil {
+		return fmt.Errorf("storing a vector: %w", err)
+	}
+	x.held[index/8] |= 1 << (index % 8)
+	x.left--
+	if v.saw != nil {
+		v.saw(m, words)
+	}
+	if x.left == 0 {
+		return v.seal(m, x)
+	}
+	return nil
+}
+
+// same refuses other words under an index that is held: two masked versions of one vector would show
+// their difference.
+func (v *vectors) same(m aggregate.MemberID, x *vector, off int64, words []byte) error {
+	f, path := x.part, v.path(m)
+	if f == nil {
+		var err error
+		if f, err = os.Open(path); err != nil {
+			return fmt.Errorf("comparing a chunk: %w", err)
+		}
+		defer f.Close() //nolint:errcheck // only read
+	}
+	have := make([]byte, len(words))
+	if _, err := f.ReadAt(have, off); err != nil {
+		return fmt.Errorf("comparing a chunk: %w", err)
+	}
+	if !bytes.Equal(have, words) {
+		return refused("chunk %d is held with other words", off/aggregate.ChunkBytes)
+	}
+	return nil
+}
+
+// seal makes a vector durable and gives it its name. A crash before the rename leaves a part, which
+// counts for nothing; one after it leaves the whole vector, which the next process takes over.
+func (v *vectors) seal(m aggregate.MemberID, x *vector) error {
+	err := errors.Join(x.part.Sync(), x.part.Close())
+	x.part = nil
+	if err == nil {
+		err = os.Rename(v.path(m)+".part", v.path(m))
+	}
+	if err == nil {
+		err = store.SyncDir(v.dir)
+	}
+	if err != nil {
+		x.held, x.left = make([]byte, len(x.held)), v.chunks()
+		return fmt.Errorf("storing a vector: %w", err)
+	}
+	return nil
+}
+
+// check compares a member's stored vector with the digest that it signed. One that differs is dropped, so
+// that it can be sent again.
+func (v *vectors) check(m aggregate.MemberID, want [32]byte) error {
+	x, err := v.of(m, v.round, v.roster)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.left != 0 {
+		return fmt.Errorf("%w (%d chunks are missing)", errVector, x.left)
+	}
+	f, err := os.Open(v.path(m))
+	if err != nil {
+		return fmt.Errorf("reading the vector of %q: %w", m, err)
+	}
+	got, err := aggregate.VectorDigest(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("reading the vector of %q: %w", m, err)
+	}
+	if got == want {
+		return nil
+	}
+	if err := os.Remove(v.path(m)); err != nil {
+		return fmt.Errorf("dropping the vector of %q: %w", m, err)
+	}
+	x.held, x.left = make([]byte, len(x.held)), v.chunks()
+	return errVector
+}
+
+// each reads a member's vector window by window, whole words at a time; offset counts words.
+func (v *vectors) each(m aggregate.MemberID, f func(offset int, words []byte) error) (err error) {
+	r, err := os.Open(v.path(m))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	buf := make([]byte, min(aggregate.ChunkBytes/v.width*v.width, v.size))
+	for off := int64(0); off < v.size; off += int64(len(buf)) {
+		b := buf[:min(int64(len(buf)), v.size-off)]
+		if _, err := io.ReadFull(r, b); err != nil {
+			return err
+		}
+		if err := f(int(off/v.width), b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close takes nothing more.
+func (v *vectors) close() {
+	v.mu.Lock()
+	v.closed = true
+	members := v.members
+	v.mu.Unlock()
+	for _, x := range members {
+		x.mu.Lock()
+		if x.part != nil {
+			_ = x.part.Close() // a part counts for nothing
+			x.part = nil
+		}
+		x.mu.Unlock()
+	}
+}
+
+// remove deletes the words of an ended round.
+func (v *vectors) remove() error {
+	var errs []error
+	for m := range v.members {
+		for _, p := range []string{v.path(m), v.path(m) + ".part"} {
+			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
