@@ -157,18 +157,15 @@ func inScope(a Ask, consortium bool) error {
 		if !consortium {
 			return refused("the connection serves one study only")
 		}
-	case onEither:
-		if !consortium && a.Study != ([32]byte{}) && a.Study != a.Session.Study {
-			return refused("the connection does not serve this study")
-		}
+	case onEither: // onTarget holds it to the connection's study
 	default:
 		return refused("the method is not known")
 	}
 	return nil
 }
 
-// onTarget holds the facts to the request: what is decided about is what was asked for, and a file
-// handed in on a study's connection is about that study.
+// onTarget holds the facts to the request: what is decided about is what was asked for, and whatever is
+// asked on a study's connection, by name or by a file handed in, is about that study.
 func onTarget(a Ask, t policy.Target, consortium bool) error {
 	if a.Study != ([32]byte{}) && t.Study != signed.DigestText(a.Study) {
 		return refused("the decision would be about another study")

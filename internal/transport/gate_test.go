@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -372,6 +373,18 @@ func TestOversizedIsRefused(t *testing.T) {
 		if !errors.Is(err, ErrBadInput) {
 			t.Errorf("chunk of %d bytes: %v", n, err)
 		}
+	}
+	padded := chunkOut(v, Chunk{})
+	padded.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 99, protowire.BytesType), big[:maxChunk]))
+	u, err := c.round.Upload(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Send(padded); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("message padded to %d bytes: %v", maxChunk, err)
 	}
 	if len(w.chunks[v]) > 0 || len(w.sent) > 0 {
 		t.Errorf("stored what is too large")
