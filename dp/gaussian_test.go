@@ -121,6 +121,13 @@ func TestOwnNoise(t *testing.T) {
 	}
 }
 
+// TestShareRoundsUp: 2·12² is 288, one short of 17².
+func TestShareRoundsUp(t *testing.T) {
+	if got := (Mechanism{sigma: 17, bits: 4, shares: 1}).Share(2).Sigma(); got != 13 {
+		t.Errorf("one of two shares of sigma 17: %d, want 13", got)
+	}
+}
+
 func TestShareFloor(t *testing.T) {
 	m := mustCalibrate(t, Budget{8, 1e-3}, 1, Grid{1, 4})
 	for _, honest := range []int{-1, 0, 1, 2, 100, math.MaxInt} {

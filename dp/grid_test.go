@@ -28,17 +28,35 @@ func squares(v []int64) *big.Int {
 func limit(g Grid) *big.Int { return new(big.Int).Lsh(big.NewInt(1), 2*uint(g.Bits)) }
 
 func testGrids() []Grid {
-	return []Grid{{1, 14}, {1, 1}, {0.3, 20}, {1e-300, 22}, {1e300, 30}, {math.MaxFloat64, 14}, {math.SmallestNonzeroFloat64, 14}, {5, 30}}
+	return []Grid{{1, 14}, {1, 1}, {0.3, 20}, {1e-300, 22}, {1e300, 30}, {math.MaxFloat64, 14}, {math.SmallestNonzeroFloat64, 14}, {5, 30}, {0.5, 30}}
 }
 
 // hostile gradients: what a trainer may hand over, by mistake or on purpose.
 func hostile() [][]float64 {
 	huge, tiny := math.MaxFloat64, math.SmallestNonzeroFloat64
 	return [][]float64{
-		{}, {0, 0, 0}, {1e308, 1e308, -1e308}, {huge, huge, huge, huge}, {-huge}, {tiny, -tiny}, {huge, tiny},
-		{math.NaN(), 1, math.Inf(1), math.Inf(-1)}, {math.NaN()}, {math.Inf(1), math.Inf(-1)},
-		{0.5, 0.5, 0.5, 0.5}, {3, 4}, {3e200, 4e200}, {3e-200, 4e-200}, {1}, {-1}, {math.Nextafter(1, 2)},
-		{1, 1}, {1e-320, 1}, {1, 0x1p-27}, {1e154, 1e155}, slices.Repeat([]float64{0x1p-10}, 1<<20), slices.Repeat([]float64{0.1}, 100_003),
+		{},
+		{0, 0, 0},
+		{1e308, 1e308, -1e308},
+		{huge, huge, huge, huge},
+		{-huge},
+		{tiny, -tiny},
+		{huge, tiny},
+		{math.NaN(), 1, math.Inf(1), math.Inf(-1)},
+		{math.NaN()},
+		{math.Inf(1), math.Inf(-1)},
+		{0.5, 0.5, 0.5, 0.5},
+		{3, 4},
+		{3e200, 4e200},
+		{3e-200, 4e-200},
+		{1},
+		{-1},
+		{math.Nextafter(1, 2)},
+		{1, 1},
+		{1e-320, 1},
+		{1, 0x1p-27},
+		{1e154, 1e155},
+		slices.Repeat([]float64{0x1p-10}, 1<<20), slices.Repeat([]float64{0.1}, 100_003),
 	}
 }
 

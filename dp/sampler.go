@@ -36,7 +36,7 @@ func (m Mechanism) Keyed(key [32]byte) *Sampler {
 		panic("dp: AES takes every key of 32 bytes: " + err.Error())
 	}
 	return &Sampler{
-		stream: cipher.NewCTR(block, make([]byte, aes.BlockSize)),
+		stream: cipher.NewCTR(block, make([]byte, aes.BlockSize)), //nolint:gosec // the counter starts at zero because a key makes one stream
 		sigma:  uint64(m.sigma),
 		buf:    make([]byte, streamBuffer),
 		next:   streamBuffer,
