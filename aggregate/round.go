@@ -42,6 +42,7 @@ type Round struct {
 	opening  hpke.PrivateKey
 	unmask   *unmaskKey
 	ending   Opened // what the driver made of the sum
+	reason   string // of the driver, why there is nothing to make
 	excluded []MemberID
 	restored bool
 
@@ -152,18 +153,14 @@ func (r *Round) Step(e Event) []Effect {
 	case Charged:
 		r.charged(e)
 	case ChargeRefused:
-		if r.at == stCharging {
-			r.finish(Aborted, "the coordinator's ledger refused the charge: "+e.Why)
-		}
+		r.reason = "the coordinator's ledger refused the charge: " + e.Why
+		r.event(onDeclined)
 	case Opened:
-		if r.at == stOpening {
-			r.ending = e
-			r.event(onOpened)
-		}
+		r.ending = e
+		r.event(onOpened)
 	case Spoilt:
-		if r.at == stOpening {
-			r.finish(Burnt, "the sum cannot be used: "+e.Why)
-		}
+		r.reason = "the sum cannot be used: " + e.Why
+		r.event(onSpoilt)
 	case Away:
 		r.presence(e)
 		r.advance(false)
@@ -194,7 +191,7 @@ func (r *Round) refuse(s Signed, reason string) {
 	r.emit(Refuse{From: who, Reason: reason})
 }
 
-// row is the transition that the machine waits for.
+// row is the transition that the state waits for: its first.
 func (r *Round) row() (Transition, bool) {
 	for _, row := range aggregatorTable {
 		if row.State == r.at {
@@ -213,8 +210,11 @@ func (r *Round) begin() {
 }
 
 func (r *Round) event(on string) {
-	if row, ok := r.row(); ok && row.On == on {
-		r.take(row)
+	for _, row := range aggregatorTable {
+		if row.State == r.at && row.On == on {
+			r.take(row)
+			return
+		}
 	}
 }
 
@@ -556,6 +556,10 @@ func (r *Round) do(a Action) error {
 			Plan: r.facts.terms.digest, Certificate: r.facts.certificate.digest, Outcome: Closed,
 			Model: r.ending.Model, Sum: r.ending.Sum, Excluded: r.excluded,
 		})
+	case doAbort:
+		r.finish(Aborted, r.reason)
+	case doBurn:
+		r.finish(Burnt, r.reason)
 	case doPersist:
 		r.persist()
 	case doSend:

@@ -101,6 +101,7 @@ func (r *Round) replay(st roundState) error {
 	if len(st.Votes) > 0 && r.at != stVoting {
 		return fmt.Errorf("votes stored while %s", r.at)
 	}
+	r.remember()
 	for _, u := range st.Uploads {
 		if u.Upload.Kind != (Upload{}).kind() || len(u.Promise) > maxPromise {
 			return fmt.Errorf("stored upload is %s with a promise of %d bytes", quoted(u.Upload.Kind), len(u.Promise))
@@ -128,6 +129,25 @@ func (r *Round) replay(st roundState) error {
 		r.at = stCharging
 	}
 	return nil
+}
+
+// remember takes what the chain holds as seen: members send it again after a restart.
+func (r *Round) remember() {
+	if c := r.facts.committee; c != nil {
+		for _, p := range c.parties {
+			r.seen[taken{p.id, p.signed.Digest()}] = true
+		}
+	}
+	if c := r.facts.roster; c != nil {
+		for _, d := range c.dealers {
+			r.seen[taken{d.id, d.signed.Digest()}] = true
+		}
+	}
+	if v := r.facts.survivors; v != nil {
+		for _, c := range v.contributions {
+			r.seen[taken{c.id, c.signed.Digest()}] = true
+		}
+	}
 }
 
 // resume is the Begin of a restored round, once.

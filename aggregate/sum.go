@@ -44,7 +44,7 @@ var errConsumed = errors.New("the sum was consumed")
 
 // Add adds words, as Member.Mask wrote them, from a word offset on; modulo 2^WordBits, in any order.
 func (s *MaskedSum) Add(offset int, words []byte) error {
-	width := int(s.plan.WordBits) / 8
+	width := s.plan.WordBytes()
 	switch {
 	case s.acc == nil:
 		return fmt.Errorf("adding words: %w", errConsumed)

@@ -82,6 +82,8 @@ const (
 	doRecordSet   Action = "Record set"
 	doRecordEnd   Action = "Record result"
 	doWait        Action = "Wait"
+	doAbort       Action = "sign Result (aborted), Persist, Record result, Send, erase all secrets, End"
+	doBurn        Action = "sign Result (burnt), Persist, Record result, Send, erase all secrets, End"
 
 	doTrain        Action = "StartTraining"
 	doReady        Action = "make one-time keys, sign Ready"
@@ -118,6 +120,7 @@ const (
 	onDeclined = "ChargeRefused"
 	onSpooled  = "Spooled"
 	onOpened   = "Opened"
+	onSpoilt   = "Spoilt"
 	onResult   = "result"
 )
 
@@ -135,9 +138,11 @@ var aggregatorTable = []Transition{
 	{stDealing, Dealing, "deal", ofCommittee, guardMinimum, []Action{doRoster, doPersist, doSend, doWait}, stCollecting, Aborted, sendsAgain},
 	{stCollecting, Collecting, "upload", ofRoster, guardQuorum, []Action{doWeigh, doPersist, doAskCharge}, stCharging, Aborted, sendsAgain},
 	{stCharging, Collecting, onCharged, "", always, []Action{doProposal, doPersist, doRecordSpent, doSend, doWait}, stVoting, "", asksAgain},
+	{stCharging, Collecting, onDeclined, "", always, []Action{doAbort}, stEnded, "", ""},
 	{stVoting, Voting, "vote", ofRoster, guardVotes, []Action{doCertificate, doPersist, doRecordSet, doSend, doWait}, stReleasing, Aborted, sendsAgain},
 	{stReleasing, Releasing, "release", ofRoster, guardShares, []Action{doJoin, doOpen}, stOpening, Burnt, burns},
 	{stOpening, Opening, onOpened, "", always, []Action{doResult, doPersist, doRecordEnd, doSend, doErase, doEnd}, stEnded, "", burns},
+	{stOpening, Opening, onSpoilt, "", always, []Action{doBurn}, stEnded, "", ""},
 }
 
 var memberTable = []Transition{

@@ -111,6 +111,9 @@ func (p Plan) agrees(want Plan) error {
 	return nil
 }
 
+// WordBytes is how many bytes a word takes in a masked vector: 3, 4 or 8.
+func (p Plan) WordBytes() int { return int(p.WordBits) / 8 }
+
 func (n Noise) equal(m Noise) bool {
 	return n.Source == m.Source && n.Shares == m.Shares && n.Bound == m.Bound && bytes.Equal(n.Mechanism, m.Mechanism)
 }
