@@ -63,8 +63,9 @@ type Deps struct {
 	Entropy      io.Reader // crypto/rand.Reader
 	Now          func() time.Time
 	Noise        func(m dp.Mechanism, key [32]byte) aggregate.Noiser // nil: dp's own; the simulation's constructor may replace it
-	// Patience is how long a study may lack members before it ends short. Zero: until it expires, which is
-	// what a daemon does; the simulation knows that a hospital it dropped will not come back.
+	// Patience is how long a study may lack members that were here before, or co-signatures, before it ends
+	// short. Zero: until it expires, which is what a daemon does; the simulation knows that a hospital it
+	// dropped will not come back.
 	Patience time.Duration
 	// Observe sees the words as they arrive; only the simulation's constructor sets it (for "what the coordinator saw").
 	Observe func(round uint64, member aggregate.MemberID, words []byte)

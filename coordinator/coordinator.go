@@ -46,7 +46,8 @@ type Coordinator struct {
 	life  context.Context // of drivers and logs: ends after the server has
 	stop  context.CancelFunc
 
-	admitting  sync.Mutex // held while an enrolment or a study is taken in
+	opened     chan struct{} // closed when the state was read
+	admitting  sync.Mutex    // held while an enrolment or a study is taken in
 	mu         sync.Mutex
 	studies    map[[32]byte]*dossier
 	enrolments map[string]*enrolled // newest of each hospital
@@ -72,7 +73,7 @@ func New(c Config, d Deps) (*Coordinator, error) {
 	}
 	x := &Coordinator{
 		config: c, deps: d, log: d.Logger, protocol: d.Keys.Protocol.Public().(ed25519.PublicKey),
-		studies: map[[32]byte]*dossier{}, enrolments: map[string]*enrolled{},
+		opened: make(chan struct{}), studies: map[[32]byte]*dossier{}, enrolments: map[string]*enrolled{},
 	}
 	for _, k := range []ed25519.PrivateKey{d.Keys.Protocol, d.Keys.Receipt, d.Keys.Issuer} {
 		der, err := x509.MarshalPKIXPublicKey(k.Public())
@@ -159,9 +160,13 @@ func (c *Coordinator) Serve(ctx context.Context, l net.Listener) (err error) {
 	c.group, serving = errgroup.WithContext(ctx)
 	defer func() { err = errors.Join(err, c.closeLogs()) }()
 	server, err := c.open(serving)
+	if ctx.Err() != nil {
+		return l.Close() // asked to stop before it had begun
+	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("starting the coordinator: %w", err), l.Close())
 	}
+	close(c.opened)
 	for _, s := range c.all() {
 		s.start()
 	}

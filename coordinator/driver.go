@@ -58,6 +58,7 @@ type driver struct {
 
 	notBefore time.Time // a round that did not close delays the next
 	failures  int
+	gathered  bool      // enough members have been here once
 	lacking   time.Time // since when too few members are here; zero while enough are
 	said      string    // what was last told of who is missing between rounds
 	wakeup    stopper
@@ -302,6 +303,7 @@ func (d *driver) consider(ctx context.Context) (over bool, err error) {
 		return false, nil
 	}
 	connected, pending, away := d.roll()
+	d.gathered = d.gathered || connected >= d.s.terms.Minimum
 	if connected >= d.s.terms.Minimum && len(pending) == 0 {
 		d.lacking, d.said = time.Time{}, ""
 		return false, d.begin(ctx)
@@ -309,7 +311,7 @@ func (d *driver) consider(ctx context.Context) (over bool, err error) {
 	return d.lack(ctx, connected, pending, away, closed)
 }
 
-// lack waits for members. With Patience it gives up in the end.
+// lack waits for members. With Patience, and once enough were here, it gives up in the end.
 func (d *driver) lack(ctx context.Context, connected int, pending, away []string, closed int) (over bool, err error) {
 	now, patience := d.s.c.deps.Now(), d.s.c.deps.Patience
 	names := strings.Join(slices.Concat(pending, away), ", ")
@@ -326,7 +328,7 @@ func (d *driver) lack(ctx context.Context, connected int, pending, away []string
 		d.lacking = now
 	}
 	switch waited := now.Sub(d.lacking); {
-	case patience == 0:
+	case patience == 0 || !d.gathered:
 		d.sleep(d.s.study.Until.Sub(now))
 	case waited >= patience:
 		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed when too few hospitals were left: %d, %d are needed; missing: %s", closed, d.s.study.Strategy.Rounds, connected, d.s.terms.Minimum, names))
@@ -619,6 +621,7 @@ func (d *driver) accepted(ctx context.Context, number uint64, x aggregate.Accept
 		return nil // the round went on without it, and its senders were told
 	}
 	if err == nil {
+		d.arrived(number, d.phase, "upload", x.Member)
 		if err := d.step(ctx, aggregate.Uploaded{Member: x.Member, Promise: promise}); err != nil {
 			return err
 		}
@@ -629,9 +632,6 @@ func (d *driver) accepted(ctx context.Context, number uint64, x aggregate.Accept
 		reply <- err
 	}
 	delete(d.senders, x.Member)
-	if err == nil {
-		d.arrived("upload", x.Member)
-	}
 	return nil
 }
 
@@ -651,33 +651,34 @@ func (d *driver) receive(ctx context.Context, m aggregate.Signed, by seenAs, rep
 		}
 		d.senders[m.From] = append(d.senders[m.From], reply)
 	}
-	number := d.number
+	number, phase := d.number, d.phase
 	refusals, accepts, err := d.stepAll(ctx, aggregate.Received{Message: m})
 	if err != nil {
 		return err
 	}
-	for _, r := range refusals {
-		d.s.events.tell(Event{Kind: "refused", Round: number, Hospital: string(m.From), Text: r.Reason})
-	}
 	switch {
 	case m.Kind == "upload" && len(accepts) > 0:
 		return nil // accepted answers
+	case len(refusals) > 0 && phaseMessage[phase] != m.Kind:
+		err = fmt.Errorf("%w: %s", transport.ErrTooLate, refusals[0].Reason) // often one more than were needed
 	case len(refusals) > 0:
 		err = refused("%s", refusals[0].Reason)
+		d.s.events.tell(Event{Kind: "refused", Round: number, Hospital: string(m.From), Text: refusals[0].Reason})
 	case m.Kind != "upload":
-		d.arrived(m.Kind, m.From)
+		d.arrived(number, phase, m.Kind, m.From)
 	}
 	delete(d.senders, m.From)
 	reply <- err
 	return nil
 }
 
-func (d *driver) arrived(kind string, m aggregate.MemberID) {
+// arrived tells of a message that was taken. It may have moved the round on, or ended it.
+func (d *driver) arrived(number uint64, phase aggregate.Phase, kind string, m aggregate.MemberID) {
 	if d.answered[kind][m] {
 		return
 	}
 	d.noteAnswer(kind, m)
-	e := Event{Kind: "arrived", Round: d.number, Phase: string(d.phase), Hospital: string(m), Text: kind + " of " + string(m)}
+	e := Event{Kind: "arrived", Round: number, Phase: string(phase), Hospital: string(m), Text: kind + " of " + string(m)}
 	if v := d.currentVectors(); kind == "upload" && v != nil {
 		e.Bytes = uint64(v.size)
 	}

@@ -393,7 +393,12 @@ func (d *driver) receiptPrivacy() (audit.ReceiptPrivacy, error) {
 
 // Output waits until a study is over and returns its state, why, and its output folder; the folder is
 // empty when nothing was released. It is for those in the same process.
-func (c *Coordinator) Output(ctx context.Context, digest [32]byte) (State, string, string, error) {
+func (c *Coordinator) Output(ctx context.Context, digest [32]byte) (state State, why, folder string, err error) {
+	select {
+	case <-c.opened:
+	case <-ctx.Done():
+		return "", "", "", ctx.Err()
+	}
 	s, err := c.find(digest)
 	if err != nil {
 		return "", "", "", err

@@ -38,8 +38,9 @@ type vector struct {
 	left int    // chunks not held
 }
 
-// errVector says that a stored vector is not the one that was signed.
-var errVector = fmt.Errorf("%w: the stored vector is not the one of the upload: send it again", transport.ErrConflict)
+// errVector says that a stored vector is not the one that was signed. It is the one refusal after which the
+// same message may come again, once the vector was sent again.
+var errVector = refused("the stored vector is missing or not the one of the upload: send it again")
 
 // openVectors takes over what a process before left: whole vectors count, parts do not.
 func openVectors(dir string, p aggregate.Plan, roster [32]byte, members []aggregate.MemberID) (*vectors, error) {
@@ -185,7 +186,7 @@ func (v *vectors) check(m aggregate.MemberID, want [32]byte) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.left != 0 {
-		return fmt.Errorf("%w (%d chunks are missing)", errVector, x.left)
+		return errVector
 	}
 	f, err := os.Open(v.path(m))
 	if err != nil {
