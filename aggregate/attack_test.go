@@ -936,6 +936,9 @@ func TestForgedTranscript(t *testing.T) {
 			if _, err := VerifyTranscript(forged, w.keys); err == nil {
 				t.Errorf("message %d with byte %d flipped verifies", i, at)
 			}
+			if i < 5 && (VerifyPrefix(forged[:i], w.keys) != nil) != (i == 0) || i < 5 && VerifyPrefix(forged[:i+1], w.keys) == nil {
+				t.Errorf("message %d with byte %d flipped: the prefixes do not find it", i, at)
+			}
 		}
 	}
 }
