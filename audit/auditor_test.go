@@ -224,8 +224,67 @@ func TestLatePromise(t *testing.T) {
 	_, err := a.Advance(t.Context(), l)
 	wantErr(t, "a leaf that is not at hand", err, ErrForked)
 
+	l = newFakeLog(2000) // so that the bad one's tile is not kept at hand
+	a = auditor(t, "va", &fakeMemory{})
+	advance(t, a, l)
+	if err := a.Expect(bad(3), good(300), good(600), good(900), good(1200), good(1500)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.Advance(t.Context(), l)
+	wantErr(t, "one bad leaf of many", err, ErrForked)
+
 	a = auditor(t, "va", &fakeMemory{})
 	wantErr(t, "one index promised twice", errors.Join(a.Expect(good(3)), a.Expect(bad(3))), ErrForked)
+}
+
+// A promise may also arrive while the log is being read, or for a leaf settled long ago.
+func TestPromiseInBetween(t *testing.T) {
+	late := noon.Add(time.Hour)
+	for _, bad := range []bool{false, true} {
+		l := newFakeLog(300)
+		p := l.fork(299).add(l.entries[299])
+		if bad {
+			p = l.fork(299).add(testLeaf(9999).Encode())
+		}
+		a := auditor(t, "va", &fakeMemory{})
+		l.shown = 290
+		advance(t, a, l)
+		l.shown = 300
+		r := readerFunc(func(ctx context.Context, name string) ([]byte, error) {
+			if name == "tile/0/001.p/44" {
+				if err := a.Expect(p); err != nil {
+					t.Error(err)
+				}
+			}
+			return l.Read(ctx, name)
+		})
+		_, err := a.Advance(t.Context(), r)
+		if bad {
+			wantErr(t, "a bad promise in between", err, ErrForked)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		count(t, a, l, 300)
+		if err := a.Due(late); err != nil {
+			t.Errorf("a good promise in between: %v", err)
+		}
+	}
+
+	l := newFakeLog(2000)
+	a := auditor(t, "va", &fakeMemory{})
+	for _, i := range []int{3, 300, 600, 900, 1200, 1500} { // more tiles than are kept at hand
+		if err := a.Expect(l.fork(i).add(l.entries[i])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	advance(t, a, l)
+	count(t, a, l, 2000)
+	if err := a.Due(late); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "another leaf where one was settled", a.Expect(l.fork(3).add(testLeaf(9999).Encode())), ErrForked)
 }
 
 func TestForeignPromise(t *testing.T) {
@@ -542,5 +601,10 @@ func BenchmarkAdvance(b *testing.B) {
 		if _, err := a.Advance(b.Context(), l); err != nil {
 			b.Fatal(err)
 		}
+		b.StopTimer()
+		if _, err := a.Counted(b.Context(), l.counted(l.shown, hospitals[:3]...), l); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }

@@ -46,7 +46,7 @@ func (d DirReader) Read(ctx context.Context, resource string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading log: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxResource+1))
 	if err == nil && len(b) > maxResource {
 		err = fmt.Errorf("more than %d bytes", maxResource)

@@ -54,7 +54,7 @@ type Options struct {
 	Batch      time.Duration // how long a leaf waits for others to be written with; 1 ms
 	Checkpoint time.Duration // the least time between two checkpoints; 100 ms, not less
 	MergeDelay time.Duration // within which a leaf is promised to be covered by a checkpoint; 1 s
-	Logger     *slog.Logger  // gets Tessera's own words; nil drops them. klog has one per process: the last Open decides
+	Logger     *slog.Logger  // gets Tessera's own words; nil drops them. There is one for a process: the first Open decides
 }
 
 func (o Options) filled() (Options, error) {
@@ -75,6 +75,9 @@ func (o Options) filled() (Options, error) {
 	}
 	return o, nil
 }
+
+// tesseraLog sets klog's logger, of which there is one and which may not be set while it is in use.
+var tesseraLog sync.Once
 
 // A Log is open for appending. Close it to let go of the folder.
 type Log struct {
@@ -135,7 +138,7 @@ func (l *Log) open(ctx context.Context) error {
 	if err := l.readLatest(ctx); err != nil {
 		return err
 	}
-	klog.SetSlogLogger(l.o.Logger)
+	tesseraLog.Do(func() { klog.SetSlogLogger(l.o.Logger) })
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
@@ -371,6 +374,6 @@ func (l *Log) release() {
 		l.stop()
 	}
 	if l.lock != nil {
-		l.lock.Close() //nolint:errcheck // an empty file: closing it lets go of the lock
+		_ = l.lock.Close() // lets go of the lock; the file is empty
 	}
 }

@@ -439,7 +439,7 @@ func appendForEver(ctx context.Context, dir string, w io.Writer) error {
 	say := func(what string, b []byte) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Fprintf(w, "%s %x\n", what, b) //nolint:errcheck // the reader kills us
+		fmt.Fprintf(w, "%s %x\n", what, b)
 	}
 	for range 4 {
 		go func() {
