@@ -10,7 +10,6 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -21,7 +20,7 @@ import (
 	"github.com/consilium-fl/consilium/internal/config"
 	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/keyfile"
-	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
 	"github.com/consilium-fl/consilium/internal/transport"
@@ -86,16 +85,9 @@ type Person struct {
 
 // Open reads what the configuration names.
 func Open(c Config) (*Person, error) {
-	b, err := os.ReadFile(c.File)
+	con, err := pinned.Unsigned(c.File, c.Digest)
 	if err != nil {
-		return nil, fmt.Errorf("reading the consortium file: %w", err)
-	}
-	if got := signed.Digest(b); got != c.Digest {
-		return nil, fmt.Errorf("reading the consortium file %s: its digest is %s, the configuration pins %s", filepath.Base(c.File), signed.DigestText(got), signed.DigestText(c.Digest))
-	}
-	con, err := study.ParseConsortium(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(c.File), err)
+		return nil, err
 	}
 	key, err := keyfile.Read(c.Key)
 	if err != nil {

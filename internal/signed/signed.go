@@ -14,6 +14,7 @@
 package signed
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -72,13 +73,22 @@ func Encode(v any) ([]byte, error) {
 }
 
 // Decode reads exactly one CBOR item into v, a pointer. Unknown fields, duplicate keys, tags,
-// indefinite lengths, trailing bytes and inputs over MaxMessage are errors.
+// indefinite lengths, trailing bytes and inputs over MaxMessage are errors, and so is any other encoding
+// than Encode's of what was read: a short digest that was padded, an integer in more bytes than it needs,
+// a field left out. One value has one encoding.
 func Decode(b []byte, v any) error {
 	if len(b) > MaxMessage {
 		return fmt.Errorf("decoding %T: %d bytes, want at most %d", v, len(b), MaxMessage)
 	}
 	if err := decMode.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("decoding %T: %w", v, err)
+	}
+	again, err := encMode.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("decoding %T: %w", v, err)
+	}
+	if !bytes.Equal(again, b) {
+		return fmt.Errorf("decoding %T: not in deterministic encoding", v)
 	}
 	return nil
 }

@@ -21,15 +21,11 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/simtee"
+	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
-	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
-	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/node"
 )
-
-// SignaturesFile is the name beside a consortium file of the envelope that signs it.
-const SignaturesFile = "consortium.sigs.json"
 
 // Open reads and checks every file that the configuration names but the data.
 func Open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, error) {
@@ -41,7 +37,7 @@ func Open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 }
 
 func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, error) {
-	con, sigs, err := Consortium(c.Consortia[0].File, c.Consortia[0].Digest)
+	con, sigs, err := pinned.Consortium(c.Consortia[0].File, c.Consortia[0].Digest)
 	if err != nil {
 		return node.Deps{}, err
 	}
@@ -60,7 +56,7 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	if err != nil {
 		return node.Deps{}, err
 	}
-	attester, err := Attester(c.TEE, c.SimRoot, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
+	attester, err := pinned.Attester(c.TEE, c.SimRoot, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
 	if err != nil {
 		return node.Deps{}, err
 	}
@@ -76,42 +72,6 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 		Journal: func(path string) (node.Journal, error) { return store.OpenJournal(path) },
 		Entropy: rand.Reader, Now: time.Now,
 	}, nil
-}
-
-// Consortium reads a pinned consortium file and its signatures.
-func Consortium(file string, pin [32]byte) (*study.Consortium, []byte, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading the consortium file: %w", err)
-	}
-	if got := signed.Digest(b); got != pin {
-		return nil, nil, fmt.Errorf("reading the consortium file %s: its digest is %s, the configuration pins %s", filepath.Base(file), signed.DigestText(got), signed.DigestText(pin))
-	}
-	c, err := study.ParseConsortium(b)
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(file), err)
-	}
-	sigs, err := os.ReadFile(filepath.Join(filepath.Dir(file), SignaturesFile))
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading the consortium's signatures: %w", err)
-	}
-	return c, sigs, nil
-}
-
-// Attester makes the attester that a configuration names. This version has the simulated one alone.
-func Attester(tee, simRoot string, role attest.Role, machine string) (attest.Attester, error) {
-	if tee != "sim" {
-		return nil, fmt.Errorf("making the attester: tee is %q, want \"sim\"", tee)
-	}
-	b, err := store.ReadPrivate(simRoot)
-	if err != nil {
-		return nil, fmt.Errorf("reading the simulated root key: %w", err)
-	}
-	root, err := simtee.ParseRoot(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading the simulated root key: %w", err)
-	}
-	return simtee.NewAttester(root, role, machine), nil
 }
 
 func gate(ctx context.Context, consent string) (*opa.Gate, error) {
