@@ -128,7 +128,7 @@ func FuzzMemory(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(m.b)
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(_ *testing.T, b []byte) {
 		c.Memory = &fakeMemory{b: b}
 		_, _ = NewAuditor(c)
 	})

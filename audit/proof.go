@@ -281,7 +281,10 @@ func readLeaves(ctx context.Context, r Reader, c Checkpoint, from, to uint64, f 
 		}
 		clear(t.read)
 		i := first
-		for e := range entries(b) { // cut has seen that it is well-formed
+		for e, err := range entries(b) {
+			if err != nil {
+				return err
+			}
 			if i >= from && i < end {
 				if got := LeafHash(e); got != [32]byte(want[i-from]) {
 					return fmt.Errorf("entry %d has leaf hash %x, want %x", i, got, want[i-from][:])
@@ -390,7 +393,10 @@ func verifyLog(ctx context.Context, r Reader, c Checkpoint) ([]Leaf, error) {
 			return nil, err
 		}
 		if t.L < 0 {
-			for e := range entries(b) {
+			for e, err := range entries(b) {
+				if err != nil {
+					return nil, err
+				}
 				l, err := readLeaf(e, uint64(len(leaves)), c.Origin)
 				if err != nil {
 					return nil, fmt.Errorf("resource %q: %w", resource(t), err)
