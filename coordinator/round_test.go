@@ -17,6 +17,7 @@ import (
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/transport"
+	"github.com/consilium-fl/consilium/internal/verify"
 )
 
 func waitOver(t testing.TB, c *coordinator.Coordinator, s *study.Study) (coordinator.State, string, string) {
@@ -42,6 +43,7 @@ func TestStudy(t *testing.T) {
 		t.Fatalf("state %q (%s), folder %q, want an ended study with its folder", state, why, dir)
 	}
 	checkSums(t, f, s, dir)
+	verifies(t, f, dir)
 	lead := f.asLead(s.Digest)
 	model, err := lead.DownloadModel(t.Context(), s.Digest)
 	if err != nil {
@@ -49,6 +51,18 @@ func TestStudy(t *testing.T) {
 	}
 	if want := must(os.ReadFile(filepath.Join(dir, "model.safetensors")))(t); !bytes.Equal(model, want) {
 		t.Error("the model handed over is not the one in the folder")
+	}
+}
+
+// verifies is what an auditor would say of a folder.
+func verifies(t *testing.T, f *federation, dir string) {
+	t.Helper()
+	report, err := verify.Folder(t.Context(), dir, verify.Options{Consortium: &f.consortium.Digest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.OK {
+		t.Errorf("the folder does not verify:\n%s", report)
 	}
 }
 
@@ -117,6 +131,7 @@ func TestRestartInEachPhase(t *testing.T) {
 			if state != coordinator.Ended {
 				t.Fatalf("state %q (%s), want ended", state, why)
 			}
+			verifies(t, f, dir)
 			if got := result(t, dir, 1); got.Outcome != x.outcome {
 				t.Errorf("round 1 is %s (%s), want %s", got.Outcome, got.Why, x.outcome)
 			}
@@ -190,4 +205,5 @@ func TestMembersGoAway(t *testing.T) {
 	if state != coordinator.Short || dir == "" || !strings.Contains(why, "too few hospitals") {
 		t.Fatalf("state %q (%s), folder %q, want short with the folder of what closed", state, why, dir)
 	}
+	t.Log(why)
 }

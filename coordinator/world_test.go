@@ -448,7 +448,11 @@ func (h *hospital) cosign(ctx context.Context, note []byte) error {
 	if err != nil || line == nil || h.isSilent("cosign") {
 		return err
 	}
-	newest, err := audit.ParseCheckpoint(must(r.Read(ctx, "checkpoint"))(h.f.t), audit.Origin(h.f.consortium.Name, h.study.Digest), h.f.consortium.Log, w)
+	note, err = r.Read(ctx, "checkpoint")
+	if err != nil {
+		return err
+	}
+	newest, err := audit.ParseCheckpoint(note, audit.Origin(h.f.consortium.Name, h.study.Digest), h.f.consortium.Log, w)
 	if err != nil {
 		return err
 	}
