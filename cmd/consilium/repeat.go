@@ -1,0 +1,8 @@
+package main
+
+import (
+	"context"
+	"errors"
+)
+
+func (a *app) runRepeat(ctx context.Context, f simulateFlags) error { return errors.New("x") }
