@@ -43,18 +43,19 @@ type driver struct {
 	machineCell  *cell[machineRecord]
 	bootCell     *cell[bootRecord]
 
-	round    *aggregate.Round // nil between rounds
-	number   uint64
-	phase    aggregate.Phase
-	began    time.Time // of the phase
-	expires  aggregate.Phase
-	deadline stopper
-	hint     stopper
-	impasse  stopper
-	readied  map[aggregate.MemberID]bool
-	answered map[string]map[aggregate.MemberID]bool // by kind: whose message was taken
-	leaves   []<-chan logged                        // on their way into the log
-	senders  map[aggregate.MemberID][]chan<- error  // of Uploads that are being compared
+	round      *aggregate.Round // nil between rounds
+	number     uint64
+	phase      aggregate.Phase
+	began      time.Time // of the phase
+	expires    aggregate.Phase
+	deadline   stopper
+	hint       stopper
+	impasse    stopper
+	readied    map[aggregate.MemberID]bool
+	answered   map[string]map[aggregate.MemberID]bool // by kind: whose message was taken
+	leaves     []<-chan logged                        // on their way into the log
+	newestLeaf uint64                                 // index of the last of them that got there
+	senders    map[aggregate.MemberID][]chan<- error  // of Uploads that are being compared
 
 	notBefore time.Time // a round that did not close delays the next
 	failures  int
@@ -62,7 +63,6 @@ type driver struct {
 	lacking   time.Time // since when too few members are here; zero while enough are
 	said      string    // what was last told of who is missing between rounds
 	wakeup    stopper
-	released  audit.Promised
 
 	work    sync.WaitGroup // what runs beside the loop
 	mu      sync.Mutex
@@ -71,8 +71,8 @@ type driver struct {
 
 // logged is the outcome of an append.
 type logged struct {
-	promise []byte
-	err     error
+	promised audit.Promised
+	err      error
 }
 
 func newDriver(s *dossier) *driver {
@@ -475,11 +475,7 @@ func (d *driver) record(ctx context.Context, kind audit.Kind, m aggregate.Member
 	d.leaves = append(d.leaves, out)
 	d.work.Go(func() {
 		p, err := d.s.trail.Append(ctx, leaf)
-		if err != nil {
-			out <- logged{err: err}
-			return
-		}
-		out <- logged{promise: p.Encode()}
+		out <- logged{p, err}
 	})
 }
 
@@ -495,7 +491,8 @@ func (d *driver) promises(ctx context.Context) ([][]byte, error) {
 			if l.err != nil {
 				return nil, l.err
 			}
-			ps = append(ps, l.promise)
+			ps = append(ps, l.promised.Encode())
+			d.newestLeaf = l.promised.Promise.Index
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -730,6 +727,7 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	if err != nil {
 		return err
 	}
+	rec.Leaf = d.newestLeaf // the machine records a Result last of all
 	d.progress.Last = d.number
 	d.progress.Rounds = append(d.progress.Rounds, rec)
 	d.progress.Charged = d.ledger.Charges(d.s.digest)

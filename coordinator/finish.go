@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,21 +31,10 @@ const modelFile = "model.safetensors"
 // A crash between the leaf and the save logs a second leaf for the same model; the receipt names the last.
 func (d *driver) finish(ctx context.Context, state State, why string) (over bool, err error) {
 	f := finishRecord{State: state, Why: why}
-	var iterates [][]float64
-	for _, r := range d.progress.Rounds {
-		if r.Outcome != string(aggregate.Closed) {
-			continue
-		}
-		w, err := d.s.readModel(r.Model)
-		if err != nil {
-			return false, err
-		}
-		iterates = append(iterates, w)
+	if f.Model, err = d.releasedModel(d.progress.Rounds); err != nil {
+		return false, err
 	}
-	if len(iterates) > 0 {
-		if f.Model, err = d.s.writeModel(study.EncodeModel(d.s.digest, d.s.study.Released(iterates))); err != nil {
-			return false, err
-		}
+	if f.Model != [32]byte{} {
 		p, err := d.s.append(ctx, audit.Release, Subject, f.Model)
 		if err != nil {
 			return false, err
@@ -59,10 +49,30 @@ func (d *driver) finish(ctx context.Context, state State, why string) (over bool
 	return d.tryRelease(ctx)
 }
 
+// releasedModel makes and stores what the closed ones of some rounds release; it is zero for none.
+func (d *driver) releasedModel(rounds []roundRecord) ([32]byte, error) {
+	var iterates [][]float64
+	for _, r := range rounds {
+		if r.Outcome != string(aggregate.Closed) {
+			continue
+		}
+		w, err := d.s.readModel(r.Model)
+		if err != nil {
+			return [32]byte{}, err
+		}
+		iterates = append(iterates, w)
+	}
+	if len(iterates) == 0 {
+		return [32]byte{}, nil
+	}
+	return d.s.writeModel(study.EncodeModel(d.s.digest, d.s.study.Released(iterates)))
+}
+
 // tryRelease ends the study once the release is in a checkpoint that counts. With Patience it does not wait
-// for ever: the receipt then names the newest checkpoint that counts, and no release leaf in it.
+// for ever: what is handed over then is of the rounds that the newest checkpoint that counts covers, and its
+// receipt names no release leaf, for none counts.
 func (d *driver) tryRelease(ctx context.Context) (over bool, err error) {
-	f := *d.progress.Finish
+	f, rounds := *d.progress.Finish, d.progress.Rounds
 	if f.Model == [32]byte{} {
 		return true, d.s.conclude(ctx, f.State, f.Why)
 	}
@@ -73,13 +83,15 @@ func (d *driver) tryRelease(ctx context.Context) (over bool, err error) {
 		}
 		why := fmt.Sprintf("the release is not co-signed by enough hospitals: by %s, %d are needed", orNobody(signers), d.s.terms.Need)
 		f.State, f.Why = Short, strings.TrimPrefix(f.Why+"; "+why, "; ")
+		rounds = rounds[:slices.IndexFunc(append(slices.Clone(rounds), roundRecord{Leaf: math.MaxUint64}), func(r roundRecord) bool { return r.Leaf >= counted.size })]
+		if f.Model, err = d.releasedModel(rounds); err != nil {
+			return false, err
+		}
 	}
-	if counted.note == nil {
-		// Nothing ever counted, so no receipt could name a log: there is nothing to hand over.
-		return true, d.s.conclude(ctx, f.State, f.Why)
-	}
-	if err := d.writeOutput(ctx, f, counted); err != nil {
-		return false, err
+	if f.Model != [32]byte{} {
+		if err := d.writeOutput(ctx, f, rounds, counted); err != nil {
+			return false, err
+		}
 	}
 	return true, d.s.conclude(ctx, f.State, f.Why)
 }
@@ -174,7 +186,7 @@ func (o *output) copy(name, from string) ([]byte, error) {
 
 // writeOutput writes the output folder beside its place and then renames it there: it is whole or not at
 // all, and one that is there already is what an earlier process wrote for the same study.
-func (d *driver) writeOutput(ctx context.Context, f finishRecord, counted mark) (err error) {
+func (d *driver) writeOutput(ctx context.Context, f finishRecord, rounds []roundRecord, counted mark) (err error) {
 	final := d.s.path("out")
 	if _, err := os.Stat(final); err == nil {
 		return nil
@@ -186,7 +198,7 @@ func (d *driver) writeOutput(ctx context.Context, f finishRecord, counted mark) 
 	if err := store.PrivateDir(o.dir); err != nil {
 		return err
 	}
-	if err := d.fill(ctx, o, f, counted); err != nil {
+	if err := d.fill(ctx, o, f, rounds, counted); err != nil {
 		return fmt.Errorf("writing the output folder: %w", err)
 	}
 	if err := syncTree(o.dir); err != nil {
@@ -208,7 +220,7 @@ func syncTree(dir string) error {
 }
 
 // fill writes every file but the receipt, and then that.
-func (d *driver) fill(ctx context.Context, o *output, f finishRecord, counted mark) error {
+func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []roundRecord, counted mark) error {
 	s, c := d.s, d.s.c
 	checkpoint, _, err := s.marks.parse(counted.note)
 	if err != nil {
@@ -245,12 +257,12 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, counted ma
 	if err := audit.Export(ctx, s.trail, checkpoint.Size, func(resource string, b []byte) error { return o.put("log/"+resource, b) }); err != nil {
 		return err
 	}
-	for _, r := range d.progress.Rounds {
+	for _, r := range rounds {
 		if err := d.fillRound(o, r.Number); err != nil {
 			return err
 		}
 	}
-	receipt, err := d.receipt(o, f, checkpoint, approvals)
+	receipt, err := d.receipt(o, f, rounds, checkpoint, approvals)
 	if err != nil {
 		return err
 	}
@@ -275,7 +287,7 @@ func (d *driver) fillRound(o *output, number uint64) error {
 }
 
 // receipt copies the evidence and writes down what the study was, signed by the receipt key.
-func (d *driver) receipt(o *output, f finishRecord, checkpoint audit.Checkpoint, approvals map[string][]byte) ([]byte, error) {
+func (d *driver) receipt(o *output, f finishRecord, rounds []roundRecord, checkpoint audit.Checkpoint, approvals map[string][]byte) ([]byte, error) {
 	s, c := d.s, d.s.c
 	p := audit.Predicate{
 		Study: s.digest, Consortium: c.deps.Consortium.Digest, Simulated: c.config.Insecure.SimulatedTEE,
@@ -290,10 +302,10 @@ func (d *driver) receipt(o *output, f finishRecord, checkpoint audit.Checkpoint,
 	if p.Coordinator, err = d.receiptCoordinator(o); err != nil {
 		return nil, err
 	}
-	if p.Hospitals, err = d.receiptHospitals(o, approvals); err != nil {
+	if p.Hospitals, err = d.receiptHospitals(o, rounds, approvals); err != nil {
 		return nil, err
 	}
-	p.Rounds, p.HiddenAmong = d.receiptRounds()
+	p.Rounds, p.HiddenAmong = d.receiptRounds(rounds)
 	if p.Privacy, err = d.receiptPrivacy(); err != nil {
 		return nil, err
 	}
@@ -332,9 +344,9 @@ func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error)
 }
 
 // receiptHospitals are those that were in a set, with the evidence by which they served the last of theirs.
-func (d *driver) receiptHospitals(o *output, approvals map[string][]byte) ([]audit.ReceiptHospital, error) {
+func (d *driver) receiptHospitals(o *output, ended []roundRecord, approvals map[string][]byte) ([]audit.ReceiptHospital, error) {
 	rounds := map[string][]uint64{}
-	for _, r := range d.progress.Rounds {
+	for _, r := range ended {
 		for _, h := range r.Set {
 			rounds[h] = append(rounds[h], r.Number)
 		}
@@ -354,9 +366,9 @@ func (d *driver) receiptHospitals(o *output, approvals map[string][]byte) ([]aud
 	return out, nil
 }
 
-func (d *driver) receiptRounds() (out []audit.ReceiptRound, hiddenAmong int) {
+func (d *driver) receiptRounds(rounds []roundRecord) (out []audit.ReceiptRound, hiddenAmong int) {
 	least := -1
-	for _, r := range d.progress.Rounds {
+	for _, r := range rounds {
 		x := audit.ReceiptRound{Number: r.Number, Outcome: r.Outcome, Plan: r.Plan, Set: r.Set}
 		if r.Certificate != [32]byte{} {
 			certificate := audit.Digest(r.Certificate)

@@ -55,6 +55,7 @@ type roundRecord struct {
 	Model       [32]byte `cbor:"6,keyasint"`
 	Sum         [32]byte `cbor:"7,keyasint"`
 	Why         string   `cbor:"8,keyasint"`
+	Leaf        uint64   `cbor:"9,keyasint"` // index of its result's leaf
 }
 
 // finishRecord says that a study has no more rounds, and which leaf releases what.

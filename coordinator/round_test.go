@@ -205,5 +205,14 @@ func TestMembersGoAway(t *testing.T) {
 	if state != coordinator.Short || dir == "" || !strings.Contains(why, "too few hospitals") {
 		t.Fatalf("state %q (%s), folder %q, want short with the folder of what closed", state, why, dir)
 	}
-	t.Log(why)
+	// Nobody can make the release count any more, and verification says that, and nothing else.
+	report := must(verify.Folder(t.Context(), dir, verify.Options{Consortium: &f.consortium.Digest}))(t)
+	for _, p := range report.Failures() {
+		if !strings.Contains(p.Reason, "release leaf") && !strings.Contains(p.Reason, `kind "release"`) {
+			t.Errorf("%s: %s", p.Object, p.Reason)
+		}
+	}
+	if report.OK {
+		t.Error("a release that is not co-signed verifies")
+	}
 }
