@@ -2,19 +2,15 @@ package node
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/signed"
-	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
@@ -64,7 +60,7 @@ func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.L
 		return nil
 	}
 	s.endRound()
-	if err := s.see(number); err != nil {
+	if err := s.cells.see(number); err != nil {
 		return err
 	}
 	member, err := aggregate.NewMember(s.memberConfig(), m)
@@ -77,7 +73,7 @@ func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.L
 }
 
 func (s *serving) mayBegin(ctx context.Context, m aggregate.Signed, number uint64, leaves []audit.Leaf) error {
-	last, err := s.seen()
+	last, err := s.cells.seen()
 	if err != nil {
 		return err
 	}
@@ -158,9 +154,6 @@ func (r *runner) endRound() {
 	if err := r.spool.drop(r.round.number); err != nil {
 		r.log.Warn("dropping the spool failed", "error", err)
 	}
-	if err := r.forget(); err != nil {
-		r.log.Warn("dropping the round's state failed", "error", err)
-	}
 	r.round = nil
 }
 
@@ -191,7 +184,7 @@ func (s *serving) do(ctx context.Context, f aggregate.Effect) (next aggregate.Ev
 	case aggregate.Persist:
 		// Dying before this line: nothing was answered. After it: the answer may have left, and the
 		// machine restored from here gives no other.
-		return nil, store.WriteFile(s.statePath(), f.State, 0o600)
+		return nil, s.cells.state.Store(f.State)
 	case aggregate.Send:
 		return nil, s.queue(f.Message)
 	case aggregate.StartTraining:
@@ -276,34 +269,4 @@ func (s *serving) fillSpool() (aggregate.Event, error) {
 	clear(s.round.vector)
 	s.round.vector = nil
 	return aggregate.Spooled{Vector: digest}, nil
-}
-
-// The last round seen, durable before anything of it is answered.
-func (r *runner) seenPath() string { return filepath.Join(r.dir, "last-round") }
-
-func (r *runner) seen() (uint64, error) {
-	b, err := os.ReadFile(r.seenPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if len(b) != 8 {
-		return 0, fmt.Errorf("reading the last round seen: %d bytes, want 8", len(b))
-	}
-	return binary.BigEndian.Uint64(b), nil
-}
-
-func (r *runner) see(n uint64) error {
-	return store.WriteFile(r.seenPath(), binary.BigEndian.AppendUint64(nil, n), 0o600)
-}
-
-func (r *runner) statePath() string { return filepath.Join(r.dir, "member-state") }
-
-func (r *runner) forget() error {
-	if err := os.Remove(r.statePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -48,7 +48,7 @@ type runner struct {
 	restored   []byte            // state of a former process's round
 	round      *roundState
 
-	svid   []byte // leaf, DER
+	cells  cells
 	events chan func() error
 }
 
@@ -90,6 +90,10 @@ func (r *runner) run(ctx context.Context) error {
 	if err := r.stopped(); err != nil {
 		return err
 	}
+	if err := r.cells.open(r.dir); err != nil {
+		return err
+	}
+	defer r.cells.close(r.log)
 	wait := backoffMin
 	for {
 		began := r.node.deps.Now()
@@ -182,26 +186,13 @@ func (r *runner) openAuditor(t *terms.Terms) error {
 		Witnesses: w,
 		Witness:   r.node.deps.WitnessKey,
 		Name:      r.node.config.Hospital,
-		Memory:    fileMemory(filepath.Join(r.dir, "log-memory")),
+		Memory:    r.cells.memory,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the log memory: %w", err)
 	}
 	return nil
 }
-
-// fileMemory is an auditor's memory in one file.
-type fileMemory string
-
-func (f fileMemory) Load() ([]byte, error) {
-	b, err := os.ReadFile(string(f))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return b, err
-}
-
-func (f fileMemory) Store(b []byte) error { return store.WriteFile(string(f), b, 0o600) }
 
 const stoppedFile = "stopped"
 

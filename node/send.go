@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"slices"
 	"time"
 
 	"github.com/consilium-fl/consilium/aggregate"
@@ -132,14 +129,11 @@ func (s *serving) retry(ctx context.Context, call func() error) error {
 // restore takes up a round that a former process of this node was in: if its masked vector is whole it
 // is sent again, and nothing else of that round is answered.
 func (r *runner) restore() error {
-	state, err := os.ReadFile(r.statePath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	state, err := r.cells.state.Load()
 	if err != nil {
 		return err
 	}
-	r.restored = slices.Clone(state)
+	r.restored = state
 	return nil
 }
 
@@ -153,7 +147,7 @@ func (s *serving) resume(ctx context.Context) error {
 	m, err := aggregate.RestoreMember(s.memberConfig(), state)
 	if err != nil {
 		s.log.Warn("the stored round is given up", "error", err)
-		return s.forget()
+		return nil
 	}
 	s.begin(ctx, m)
 	return s.step(ctx, aggregate.Begin{})
