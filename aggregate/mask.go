@@ -65,33 +65,81 @@ func addStreams(acc []uint64, offset int, wordBits uint8, streams []stream) {
 }
 
 func addLanes(acc []uint64, ks []byte, lane int, minus bool) {
-	// -1 times a lane is its complement plus one: one loop adds and subtracts.
-	var flip, one uint64
-	if minus {
-		flip, one = ^uint64(0), 1
+	switch {
+	case lane == 4 && minus:
+		sub32(acc, ks)
+	case lane == 4:
+		add32(acc, ks)
+	case minus:
+		sub64(acc, ks)
+	default:
+		add64(acc, ks)
 	}
-	if lane == 8 {
-		for len(acc) >= 4 && len(ks) >= 32 {
-			acc[0] += (binary.LittleEndian.Uint64(ks) ^ flip) + one
-			acc[1] += (binary.LittleEndian.Uint64(ks[8:]) ^ flip) + one
-			acc[2] += (binary.LittleEndian.Uint64(ks[16:]) ^ flip) + one
-			acc[3] += (binary.LittleEndian.Uint64(ks[24:]) ^ flip) + one
-			acc, ks = acc[4:], ks[32:]
-		}
-		for i := range acc {
-			acc[i] += (binary.LittleEndian.Uint64(ks[8*i:]) ^ flip) + one
-		}
-		return
-	}
-	for len(acc) >= 4 && len(ks) >= 16 {
-		acc[0] += (uint64(binary.LittleEndian.Uint32(ks)) ^ flip) + one
-		acc[1] += (uint64(binary.LittleEndian.Uint32(ks[4:])) ^ flip) + one
-		acc[2] += (uint64(binary.LittleEndian.Uint32(ks[8:])) ^ flip) + one
-		acc[3] += (uint64(binary.LittleEndian.Uint32(ks[12:])) ^ flip) + one
-		acc, ks = acc[4:], ks[16:]
+}
+
+// add32 and the three below are the loops that every masked word passes once for each peer. The array
+// pointers are for the compiler: no bound is checked inside.
+func add32(acc []uint64, ks []byte) {
+	for len(acc) >= 8 && len(ks) >= 32 {
+		a, k := (*[8]uint64)(acc), (*[32]byte)(ks)
+		a[0] += uint64(binary.LittleEndian.Uint32(k[0:4]))
+		a[1] += uint64(binary.LittleEndian.Uint32(k[4:8]))
+		a[2] += uint64(binary.LittleEndian.Uint32(k[8:12]))
+		a[3] += uint64(binary.LittleEndian.Uint32(k[12:16]))
+		a[4] += uint64(binary.LittleEndian.Uint32(k[16:20]))
+		a[5] += uint64(binary.LittleEndian.Uint32(k[20:24]))
+		a[6] += uint64(binary.LittleEndian.Uint32(k[24:28]))
+		a[7] += uint64(binary.LittleEndian.Uint32(k[28:32]))
+		acc, ks = acc[8:], ks[32:]
 	}
 	for i := range acc {
-		acc[i] += (uint64(binary.LittleEndian.Uint32(ks[4*i:])) ^ flip) + one
+		acc[i] += uint64(binary.LittleEndian.Uint32(ks[4*i:]))
+	}
+}
+
+func sub32(acc []uint64, ks []byte) {
+	for len(acc) >= 8 && len(ks) >= 32 {
+		a, k := (*[8]uint64)(acc), (*[32]byte)(ks)
+		a[0] -= uint64(binary.LittleEndian.Uint32(k[0:4]))
+		a[1] -= uint64(binary.LittleEndian.Uint32(k[4:8]))
+		a[2] -= uint64(binary.LittleEndian.Uint32(k[8:12]))
+		a[3] -= uint64(binary.LittleEndian.Uint32(k[12:16]))
+		a[4] -= uint64(binary.LittleEndian.Uint32(k[16:20]))
+		a[5] -= uint64(binary.LittleEndian.Uint32(k[20:24]))
+		a[6] -= uint64(binary.LittleEndian.Uint32(k[24:28]))
+		a[7] -= uint64(binary.LittleEndian.Uint32(k[28:32]))
+		acc, ks = acc[8:], ks[32:]
+	}
+	for i := range acc {
+		acc[i] -= uint64(binary.LittleEndian.Uint32(ks[4*i:]))
+	}
+}
+
+func add64(acc []uint64, ks []byte) {
+	for len(acc) >= 4 && len(ks) >= 32 {
+		a, k := (*[4]uint64)(acc), (*[32]byte)(ks)
+		a[0] += binary.LittleEndian.Uint64(k[0:8])
+		a[1] += binary.LittleEndian.Uint64(k[8:16])
+		a[2] += binary.LittleEndian.Uint64(k[16:24])
+		a[3] += binary.LittleEndian.Uint64(k[24:32])
+		acc, ks = acc[4:], ks[32:]
+	}
+	for i := range acc {
+		acc[i] += binary.LittleEndian.Uint64(ks[8*i:])
+	}
+}
+
+func sub64(acc []uint64, ks []byte) {
+	for len(acc) >= 4 && len(ks) >= 32 {
+		a, k := (*[4]uint64)(acc), (*[32]byte)(ks)
+		a[0] -= binary.LittleEndian.Uint64(k[0:8])
+		a[1] -= binary.LittleEndian.Uint64(k[8:16])
+		a[2] -= binary.LittleEndian.Uint64(k[16:24])
+		a[3] -= binary.LittleEndian.Uint64(k[24:32])
+		acc, ks = acc[4:], ks[32:]
+	}
+	for i := range acc {
+		acc[i] -= binary.LittleEndian.Uint64(ks[8*i:])
 	}
 }
 
@@ -122,9 +170,9 @@ func addWords(acc []uint64, words []byte, wordBits uint8) {
 			acc[i] += uint64(w[0]) | uint64(w[1])<<8 | uint64(w[2])<<16
 		}
 	case 32:
-		addLanes(acc, words, 4, false)
+		add32(acc, words)
 	default:
-		addLanes(acc, words, 8, false)
+		add64(acc, words)
 	}
 }
 
