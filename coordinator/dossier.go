@@ -21,6 +21,7 @@ import (
 // A dossier is everything the coordinator has of one study.
 type dossier struct {
 	c      *Coordinator
+	known  terms.Known // enrolments of the members
 	digest [32]byte
 	study  *study.Study
 	terms  *terms.Terms

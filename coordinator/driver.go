@@ -835,5 +835,5 @@ func (d *driver) keepTranscript(r aggregate.Result) (roundRecord, error) {
 // keyring is whose signatures count in this study's rounds. That a member shows its newest enrolment is
 // checked at the door, for each request.
 func (s *dossier) keyring() aggregate.Keyring {
-	return terms.Keyring{Consortium: s.c.deps.Consortium, Protocol: s.c.protocol, At: s.c.deps.Now}
+	return terms.Keyring{Consortium: s.c.deps.Consortium, Protocol: s.c.protocol, At: s.c.deps.Now, Known: &s.known}
 }

@@ -130,7 +130,7 @@ func (s *serving) memberConfig() aggregate.MemberConfig {
 		Self:      aggregate.MemberID(s.node.config.Hospital),
 		Enrolment: d.Enrolment,
 		Want:      s.terms.Plan(0, [32]byte{}, [32]byte{}),
-		Keys:      terms.Keyring{Consortium: d.Consortium, Protocol: s.protocol, At: d.Now},
+		Keys:      terms.Keyring{Consortium: d.Consortium, Protocol: s.protocol, At: d.Now, Known: &s.known},
 		Signer:    d.NodeKey,
 		Entropy:   d.Entropy,
 		Noise:     noise,

@@ -49,6 +49,7 @@ type runner struct {
 	round      *roundState
 
 	cells  cells
+	known  terms.Known // enrolments of the members
 	events chan func() error
 }
 

@@ -196,26 +196,6 @@ func OwnPosture(c *study.Consortium, policy [32]byte, tee string, simulation boo
 // SimulatedTEE is the insecure flag of a process that accepts simulated TEEs.
 const SimulatedTEE = "simulated_tee"
 
-// Keyring checks members by a consortium file and the coordinator by the protocol key that its evidence
-// bound. It implements aggregate.Keyring.
-type Keyring struct {
-	Consortium *study.Consortium
-	Protocol   ed25519.PublicKey
-	At         func() time.Time
-}
-
-// Coordinator returns the protocol key.
-func (k Keyring) Coordinator() ed25519.PublicKey { return k.Protocol }
-
-// Member checks an enrolment file.
-func (k Keyring) Member(enrolment []byte) (aggregate.MemberID, ed25519.PublicKey, error) {
-	e, err := k.Consortium.ParseEnrolment(enrolment, k.At())
-	if err != nil {
-		return "", nil, err
-	}
-	return aggregate.MemberID(e.Hospital), e.NodeKey, nil
-}
-
 // Witnesses are the co-signers of the study's log, from the enrolment files known so far: one a member,
 // the highest serial wins.
 func (t *Terms) Witnesses(enrolments [][]byte, at time.Time) (audit.Witnesses, error) {
