@@ -16,7 +16,6 @@ import (
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/simtee"
-	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/person"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/simulation/newton"
@@ -53,12 +52,12 @@ func (r *run) collect(ctx context.Context, p *person.Person) (*Result, error) {
 	if err := r.fetch(ctx, p, draft); err != nil {
 		return nil, because(ctx, err)
 	}
-	report, err := verify.Folder(ctx, draft, verify.Options{Consortium: &r.consortium.Digest})
+	checked, err := verify.Folder(ctx, draft, verify.Options{Consortium: &r.consortium.Digest})
 	if err != nil {
 		return nil, err
 	}
-	if !report.OK {
-		return nil, fmt.Errorf("verifying what the study released:\n%s", report)
+	if !checked.OK {
+		return nil, fmt.Errorf("verifying what the study released:\n%s", checked)
 	}
 	r.step("receipt verified")
 	result, err := r.summarise(draft)
@@ -66,7 +65,7 @@ func (r *run) collect(ctx context.Context, p *person.Person) (*Result, error) {
 		return nil, err
 	}
 	result.Summary.Out, result.Out, result.Keep = out, out, r.options.Keep
-	if err := r.views(draft, result, report); err != nil {
+	if err := r.views(ctx, draft, result, checked); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(draft, 0o755); err != nil {
@@ -82,7 +81,7 @@ func (r *run) collect(ctx context.Context, p *person.Person) (*Result, error) {
 }
 
 // views writes the two files of the folder that no receipt covers.
-func (r *run) views(dir string, result *Result, checked *verify.Report) error {
+func (r *run) views(ctx context.Context, dir string, result *Result, checked *verify.Report) error {
 	b, err := json.MarshalIndent(result.Summary, "", "  ")
 	if err != nil {
 		return fmt.Errorf("writing the summary: %w", err)
@@ -94,7 +93,7 @@ func (r *run) views(dir string, result *Result, checked *verify.Report) error {
 	if d.Curve, err = r.curve(dir, result.Summary.Rounds); err != nil {
 		return err
 	}
-	if d.Attested, err = attested(dir); err != nil {
+	if d.Attested, err = attested(ctx, dir); err != nil {
 		return err
 	}
 	for _, l := range checked.Lines {
@@ -154,19 +153,19 @@ func (r *run) curve(dir string, rounds []RoundSummary) ([]summary.Curve, error) 
 }
 
 // attested says how each process was appraised, as the receipt has it.
-func attested(dir string) ([]summary.Attested, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "receipt.json"))
+func attested(ctx context.Context, dir string) ([]summary.Attested, error) {
+	p, err := verify.Show(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	rc, err := audit.ParseReceipt(b)
-	if err != nil {
-		return nil, err
-	}
-	p := rc.Predicate
-	all := []summary.Attested{{Who: "coordinator", Format: string(simtee.Format), Status: p.Coordinator.Status, Simulated: p.Simulated, Measurement: p.Coordinator.Measurement}}
+	sim := summary.Attested{Format: string(simtee.Format), Simulated: p.Simulated}
+	c := sim
+	c.Who, c.Status, c.Measurement = "coordinator", p.Coordinator.Status, p.Coordinator.Measurement
+	all := []summary.Attested{c}
 	for _, h := range p.Hospitals {
-		all = append(all, summary.Attested{Who: h.Name, Format: string(simtee.Format), Status: h.Status, Simulated: p.Simulated, Measurement: signed.DigestText(simtee.Measurement(attest.RoleNode))})
+		n := sim
+		n.Who, n.Status, n.Measurement = h.Name, h.Status, signed.DigestText(simtee.Measurement(attest.RoleNode))
+		all = append(all, n)
 	}
 	return all, nil
 }
