@@ -46,7 +46,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return exitUsage
 	}
-	c := command{stdout: stdout, stderr: stderr}
+	c := &command{stdout: stdout, stderr: stderr}
 	fs := flag.NewFlagSet("consilium-coordinator "+args[0], flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&c.config, "config", "coordinator.yaml", "configuration `file`")
@@ -114,7 +114,7 @@ func exitCode(err error) int {
 	return exitOurs
 }
 
-func (c command) read() (coordinator.Config, error) {
+func (c *command) read() (coordinator.Config, error) {
 	cfg, err := coordinator.ReadConfig(c.config)
 	if err != nil {
 		return coordinator.Config{}, badInput{err}
@@ -122,7 +122,7 @@ func (c command) read() (coordinator.Config, error) {
 	return cfg, nil
 }
 
-func (c command) init(context.Context) error {
+func (c *command) init(context.Context) error {
 	cfg, err := c.read()
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func (c command) init(context.Context) error {
 	return err
 }
 
-func (c command) check(ctx context.Context) error {
+func (c *command) check(ctx context.Context) error {
 	cfg, err := c.read()
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (c command) check(ctx context.Context) error {
 	return err
 }
 
-func (c command) run(ctx context.Context) (err error) {
+func (c *command) run(ctx context.Context) (err error) {
 	cfg, err := c.read()
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 )
 
 // check says what a person should mend before anything runs; exit code 3 when there is something.
-func (c command) check(ctx context.Context) error {
+func (c *command) check(ctx context.Context) error {
 	cfg, err := c.read()
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (c command) check(ctx context.Context) error {
 	return err
 }
 
-func (c command) printFindings(fs []node.Finding) error {
+func (c *command) printFindings(fs []node.Finding) error {
 	var errs []error
 	enc := json.NewEncoder(c.stdout)
 	for _, f := range fs {

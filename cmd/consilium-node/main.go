@@ -47,7 +47,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fs := flag.NewFlagSet("consilium-node "+args[0], flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	c := command{stdout: stdout, stderr: stderr}
+	c := &command{stdout: stdout, stderr: stderr}
 	fs.StringVar(&c.config, "config", "node.yaml", "configuration `file`")
 	fs.BoolVar(&c.json, "json", false, "print for machines")
 	var do func(context.Context) error
@@ -113,7 +113,7 @@ func exitCode(err error) int {
 	return exitOurs
 }
 
-func (c command) read() (node.Config, error) {
+func (c *command) read() (node.Config, error) {
 	cfg, err := node.ReadConfig(c.config)
 	if err != nil {
 		return node.Config{}, badInput{err}
@@ -121,7 +121,7 @@ func (c command) read() (node.Config, error) {
 	return cfg, nil
 }
 
-func (c command) init(context.Context) error {
+func (c *command) init(context.Context) error {
 	cfg, err := c.read()
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (c command) init(context.Context) error {
 	return c.printKeys(cfg, keys)
 }
 
-func (c command) run(ctx context.Context) error {
+func (c *command) run(ctx context.Context) error {
 	cfg, err := c.read()
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (c command) run(ctx context.Context) error {
 	return errors.Join(n.Run(ctx), n.Close())
 }
 
-func (c command) printKeys(cfg node.Config, k node.Keys) error {
+func (c *command) printKeys(cfg node.Config, k node.Keys) error {
 	nodeKey, witness := signed.KeyText(k.Public().Node), signed.KeyText(k.Public().Witness)
 	if c.json {
 		_, err := fmt.Fprintf(c.stdout, "{\"hospital\": %q, \"node\": %q, \"node_key\": %q, \"witness_key\": %q}\n", cfg.Hospital, cfg.Node, nodeKey, witness)
