@@ -155,7 +155,7 @@ func unavailable(text string, handshake error) error {
 	if r, ok := errors.AsType[*channel.Refused](handshake); ok {
 		reasons := make([]string, 0, len(r.Reasons))
 		for _, x := range r.Reasons {
-			reasons = append(reasons, strings.TrimSpace(fmt.Sprintf("%s %s: got %q, want %q", x.Code, x.Path, x.Got, x.Want)))
+			reasons = append(reasons, x.Error())
 		}
 		return &Refused{Reasons: reasons, Cause: handshake}
 	}
