@@ -51,6 +51,9 @@ type Coordinator struct {
 	mu         sync.Mutex
 	studies    map[[32]byte]*dossier
 	enrolments map[string]*enrolled // newest of each hospital
+	generation uint64               // grows with each change of enrolments
+
+	svids svids
 }
 
 // enrolled is the newest enrolment of a hospital.

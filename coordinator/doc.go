@@ -8,7 +8,7 @@
 //
 // Every running study has one goroutine, its driver, which owns the study's aggregate.Round: handlers,
 // timers and the log hand it functions over one channel, and it carries out the machine's effects in
-// order. A Persist is in the Store before any later effect happens.
+// order. A Persist is in the Store before any effect of another sort happens.
 //
 // Under Config.State:
 //
@@ -16,8 +16,8 @@
 //	log/             the consortium's log (tlog-tiles)
 //	studies/<hex>/   log/ ledger models/ evidence/ rounds/0001/… out/
 //
-// A round's folder holds the signed messages as CBOR of aggregate.Signed (plan.cbor, committee.cbor,
-// roster.cbor, proposal.cbor, certificate.cbor, result.cbor: those that the round got to), and sum.bin
-// once a sum was opened: int64s, little endian. While the round runs <member>.words are there too: masked
-// words are uniformly random, so any disk may hold them.
+// A round's folder holds <member>.words while the round runs (masked words are uniformly random, so any disk
+// may hold them) and sum.bin once a sum was opened: int64s, little endian. The signed messages of a round are
+// in the Store, and in the output folder as rounds/0001/{plan,committee,roster,proposal,certificate,result}.cbor,
+// each the CBOR of an aggregate.Signed: those that the round got to.
 package coordinator

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -32,6 +33,13 @@ type dossier struct {
 	feed   *feed
 	trail  Log // the study's log; nil once the study is over: then the folder is read
 	marks  *marks
+
+	cosigners struct { // of the log, as computed last
+		sync.Mutex
+		audit.Witnesses
+		generation uint64 // of the coordinator's enrolments
+		at         time.Time
+	}
 
 	ownMu    sync.Mutex // guards shown
 	shownYet bool       // by this process
@@ -223,9 +231,25 @@ func (s *dossier) append(ctx context.Context, kind audit.Kind, subject string, o
 	return s.trail.Append(ctx, audit.Leaf{Kind: kind, Time: s.c.deps.Now(), Study: s.digest, Subject: subject, Object: object})
 }
 
-// witnesses are the co-signers known by now.
+// witnesses are the co-signers known by now: computed anew when an enrolment came, and every minute, since
+// enrolments end.
 func (s *dossier) witnesses() (audit.Witnesses, error) {
-	return s.terms.Witnesses(s.enrolmentFiles(), s.c.deps.Now())
+	s.c.mu.Lock()
+	generation := s.c.generation
+	s.c.mu.Unlock()
+	last := &s.cosigners
+	last.Lock()
+	defer last.Unlock()
+	now := s.c.deps.Now()
+	if last.Keys != nil && last.generation == generation && now.Sub(last.at) < time.Minute {
+		return last.Witnesses, nil
+	}
+	w, err := s.terms.Witnesses(s.enrolmentFiles(), now)
+	if err != nil {
+		return audit.Witnesses{}, err
+	}
+	last.Witnesses, last.generation, last.at = w, generation, now
+	return w, nil
 }
 
 // enrolmentFiles are those of the members, by hospital's name.

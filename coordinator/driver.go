@@ -17,7 +17,6 @@ import (
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/signed"
-	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
 	"github.com/consilium-fl/consilium/internal/transport"
@@ -46,7 +45,7 @@ type driver struct {
 	round      *aggregate.Round // nil between rounds
 	number     uint64
 	phase      aggregate.Phase
-	began      time.Time // of the phase
+	unsaved    []byte // the machine's last Persist, while it is not stored
 	expires    aggregate.Phase
 	deadline   stopper
 	hint       stopper
@@ -117,17 +116,30 @@ func (d *driver) run(ctx context.Context) (err error) {
 		} else if over {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case f := <-d.inbox:
-			if err := f(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return fmt.Errorf("driving study %s: %w", study.Short(d.s.digest), err)
-			}
+		if err := d.next(ctx); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("driving study %s: %w", study.Short(d.s.digest), err)
 		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// next runs what waits, or saves what was put off and then waits.
+func (d *driver) next(ctx context.Context) error {
+	select {
+	case f := <-d.inbox:
+		return f(ctx)
+	default:
+	}
+	if err := d.save(ctx); err != nil {
+		return err
+	}
+	select {
+	case f := <-d.inbox:
+		return f(ctx)
+	case <-ctx.Done():
+		return nil
 	}
 }
 
@@ -433,10 +445,15 @@ func (d *driver) stepAll(ctx context.Context, e aggregate.Event) (refusals []agg
 
 // do carries out one effect. What follows it in the machine's list happens only after it returned.
 func (d *driver) do(ctx context.Context, x aggregate.Effect) ([]aggregate.Event, error) {
+	if _, persist := x.(aggregate.Persist); !persist {
+		if err := d.save(ctx); err != nil {
+			return nil, err
+		}
+	}
 	switch x := x.(type) {
 	case aggregate.Persist:
-		// Until this returns, the machine's last step has not happened: nothing of it was sent.
-		return nil, d.machineCell.save(ctx, machineRecord{Number: d.number, State: x.State})
+		d.unsaved = x.State // saved before the next effect of any other sort, or once nothing else waits
+		return nil, nil
 	case aggregate.Record:
 		d.record(ctx, audit.Kind(x.Kind), x.Member, x.Object)
 		return nil, nil
@@ -462,6 +479,20 @@ func (d *driver) do(ctx context.Context, x aggregate.Effect) ([]aggregate.Event,
 		return nil, d.end(ctx, x.Result)
 	}
 	return nil, fmt.Errorf("doing %T: the aggregator's machine has no such effect", x)
+}
+
+// save stores the machine's last Persist. Until it returns, what the machine did last has not happened:
+// nothing that follows it was sent. Persists that nothing follows (an upload or a vote was taken, and more
+// are waited for) are saved together: a crash forgets those that were not, and their senders send again.
+func (d *driver) save(ctx context.Context) error {
+	if d.unsaved == nil {
+		return nil
+	}
+	if err := d.machineCell.save(ctx, machineRecord{Number: d.number, State: d.unsaved}); err != nil {
+		return err
+	}
+	d.unsaved = nil
+	return nil
 }
 
 // record starts an append; the next Send waits for it and carries its promise.
@@ -687,7 +718,7 @@ func (d *driver) enterPhase() {
 	if d.round == nil || d.round.Phase() == d.phase {
 		return
 	}
-	d.phase, d.began = d.round.Phase(), d.s.c.deps.Now()
+	d.phase = d.round.Phase()
 	d.s.events.tell(Event{Kind: "phase", Round: d.number, Phase: string(d.phase)})
 	d.startHint(hint)
 }
@@ -723,7 +754,7 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	if _, err := d.promises(ctx); err != nil {
 		return err
 	}
-	rec, err := d.keepTranscript(r)
+	rec, err := d.keepTranscript(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -807,17 +838,19 @@ func (d *driver) pin() {
 	d.s.pinned = pinned
 }
 
-// keepTranscript writes the signed messages of a round to its folder, durably, and sums it up.
-func (d *driver) keepTranscript(r aggregate.Result) (roundRecord, error) {
+// keepTranscript stores the signed messages of a round and sums it up.
+func (d *driver) keepTranscript(ctx context.Context, r aggregate.Result) (roundRecord, error) {
 	rec := roundRecord{Number: d.number, Outcome: string(r.Outcome), Plan: r.Plan, Certificate: r.Certificate, Model: r.Model, Sum: r.Sum, Why: r.Why}
-	for _, s := range d.round.Transcript() {
-		b, err := signed.Encode(s)
-		if err != nil {
-			return rec, err
-		}
-		if err := store.WriteFile(filepath.Join(d.roundDir(d.number), s.Kind+".cbor"), b, 0); err != nil {
-			return rec, err
-		}
+	transcript := d.round.Transcript()
+	cell := d.transcriptCell(d.number)
+	// A round that was ended before, and ends again after a crash, finds its own messages there.
+	if _, _, err := cell.load(ctx); err != nil {
+		return rec, err
+	}
+	if err := cell.save(ctx, transcript); err != nil {
+		return rec, err
+	}
+	for _, s := range transcript {
 		if s.Kind != "proposal" || r.Certificate == [32]byte{} {
 			continue
 		}
@@ -830,6 +863,10 @@ func (d *driver) keepTranscript(r aggregate.Result) (roundRecord, error) {
 		}
 	}
 	return rec, nil
+}
+
+func (d *driver) transcriptCell(number uint64) *cell[[]aggregate.Signed] {
+	return &cell[[]aggregate.Signed]{store: d.s.c.deps.Store, key: fmt.Sprintf("transcript/%s/%d", hexOf(d.s.digest), number)}
 }
 
 // keyring is whose signatures count in this study's rounds. That a member shows its newest enrolment is

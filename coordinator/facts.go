@@ -3,11 +3,16 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
+	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -61,11 +66,46 @@ func (c *Coordinator) caller(x channel.Session) policy.Peer {
 		}
 	}
 	c.mu.Unlock()
-	id, err := c.issuer.Check(cert, c.deps.Now())
+	id, err := c.svids.check(c.issuer, cert, c.deps.Now())
 	if err == nil && id.Hospital == who.Hospital && id.Node == who.Node {
 		who.SPIFFE, who.SVID = id.String(), true
 	}
 	return who
+}
+
+// svids remembers which leaves are good SVIDs and until when, since each request asks.
+type svids struct {
+	mu   sync.Mutex
+	good map[[32]byte]svid // by digest of the certificate
+}
+
+type svid struct {
+	id    identity.NodeID
+	until time.Time
+}
+
+// keptSVIDs bounds them: enough for every node to renew many times an hour.
+const keptSVIDs = 1 << 14
+
+func (s *svids) check(issuer *identity.Issuer, cert *x509.Certificate, now time.Time) (identity.NodeID, error) {
+	digest := sha256.Sum256(cert.Raw)
+	s.mu.Lock()
+	known, ok := s.good[digest]
+	s.mu.Unlock()
+	if ok && now.Before(known.until) {
+		return known.id, nil
+	}
+	id, err := issuer.Check(cert, now)
+	if err != nil {
+		return id, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.good == nil || len(s.good) == keptSVIDs {
+		s.good = map[[32]byte]svid{}
+	}
+	s.good[digest] = svid{id, cert.NotAfter}
+	return id, nil
 }
 
 // claims reads the enrolment that a node asks for an SVID with.

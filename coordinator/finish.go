@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/audit"
@@ -173,7 +175,7 @@ func (o *output) put(name string, b []byte) error {
 		return err
 	}
 	o.subjects = append(o.subjects, audit.Subject{Name: name, Digest: audit.SubjectDigest{SHA256: signed.Digest(b)}})
-	return store.WriteFile(path, b, 0o600)
+	return os.WriteFile(path, b, 0o600) // syncTree makes all of them durable at once
 }
 
 func (o *output) copy(name, from string) ([]byte, error) {
@@ -210,13 +212,24 @@ func (d *driver) writeOutput(ctx context.Context, f finishRecord, rounds []round
 	return store.SyncDir(d.s.dir)
 }
 
+// syncTree makes every file and folder of a tree durable.
 func syncTree(dir string) error {
-	return filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
+	var group errgroup.Group
+	group.SetLimit(16)
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		return store.SyncDir(path)
+		group.Go(func() error {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			return errors.Join(f.Sync(), f.Close())
+		})
+		return nil
 	})
+	return errors.Join(err, group.Wait())
 }
 
 // fill writes every file but the receipt, and then that.
@@ -258,7 +271,7 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 		return err
 	}
 	for _, r := range rounds {
-		if err := d.fillRound(o, r.Number); err != nil {
+		if err := d.fillRound(ctx, o, r); err != nil {
 			return err
 		}
 	}
@@ -266,24 +279,30 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 	if err != nil {
 		return err
 	}
-	return store.WriteFile(filepath.Join(o.dir, "receipt.json"), receipt, 0o600)
+	return os.WriteFile(filepath.Join(o.dir, "receipt.json"), receipt, 0o600)
 }
 
-// fillRound copies a round's signed messages and its opened sum, if there is one.
-func (d *driver) fillRound(o *output, number uint64) error {
-	entries, err := os.ReadDir(d.roundDir(number))
+// fillRound writes a round's signed messages, and copies its opened sum where it closed.
+func (d *driver) fillRound(ctx context.Context, o *output, r roundRecord) error {
+	transcript, _, err := d.transcriptCell(r.Number).load(ctx)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if ext := filepath.Ext(e.Name()); ext != ".cbor" && ext != ".bin" {
-			continue // words that could not be removed
+	dir := fmt.Sprintf("rounds/%04d/", r.Number)
+	for _, s := range transcript {
+		b, err := signed.Encode(s)
+		if err != nil {
+			return err
 		}
-		if _, err := o.copy(fmt.Sprintf("rounds/%04d/%s", number, e.Name()), filepath.Join(d.roundDir(number), e.Name())); err != nil {
+		if err := o.put(dir+s.Kind+".cbor", b); err != nil {
 			return err
 		}
 	}
-	return nil
+	if r.Outcome != string(aggregate.Closed) {
+		return nil
+	}
+	_, err = o.copy(dir+sumFile, filepath.Join(d.roundDir(r.Number), sumFile))
+	return err
 }
 
 // receipt copies the evidence and writes down what the study was, signed by the receipt key.

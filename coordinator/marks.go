@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -27,7 +28,8 @@ type marks struct {
 type mark struct {
 	size     uint64
 	note     []byte
-	cosigned []string
+	lines    map[string][]byte // by hospital, as they came: verified once there are enough
+	cosigned []string          // once it counts
 }
 
 func newMarks(s *dossier) *marks {
@@ -67,7 +69,7 @@ func (m *marks) run(ctx context.Context) error {
 		}
 		m.mu.Lock()
 		if n := len(m.recent); n == 0 || c.Size > m.recent[n-1].size {
-			m.recent = append(m.recent, mark{size: c.Size, note: note})
+			m.recent = append(m.recent, mark{size: c.Size, note: note, lines: map[string][]byte{}})
 			m.recent = m.recent[max(0, len(m.recent)-keptMarks):]
 		}
 		m.mu.Unlock()
@@ -76,49 +78,48 @@ func (m *marks) run(ctx context.Context) error {
 	return nil
 }
 
-// cosign merges a co-signature. A checkpoint that counts by it is stored and handed out.
+// cosign takes a hospital's co-signature. Once there are enough that are good, the checkpoint counts: it is
+// stored and handed out. What comes after that is not needed.
 //
 // A crash before the save: the members co-sign again, or the next one. A counted checkpoint that was
 // handed out is stored, so a restarted coordinator never knows an older one than its members.
-func (m *marks) cosign(ctx context.Context, size uint64, line []byte) error {
+func (m *marks) cosign(ctx context.Context, hospital string, size uint64, line []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if size <= m.counted.size {
+		return nil
+	}
 	i := slices.IndexFunc(m.recent, func(x mark) bool { return x.size == size })
 	if i < 0 {
 		return fmt.Errorf("%w: no checkpoint of size %d is open for co-signatures", transport.ErrTooLate, size)
 	}
 	x := &m.recent[i]
+	x.lines[hospital] = line
+	if len(x.lines) < m.s.terms.Need {
+		return nil
+	}
 	w, err := m.s.witnesses()
 	if err != nil {
 		return err
 	}
-	note, c, err := audit.MergeCosignatures(x.note, [][]byte{line}, m.s.origin(), m.s.c.deps.Consortium.Log, w)
+	note, c, err := audit.MergeCosignatures(x.note, slices.Collect(maps.Values(x.lines)), m.s.origin(), m.s.c.deps.Consortium.Log, w)
 	if err != nil {
 		return err
 	}
-	if len(c.Cosigned) == len(x.cosigned) {
-		if slices.Equal(note, x.note) {
-			return nil // it had signed before, or the line is no good
-		}
-	}
-	x.note, x.cosigned = note, c.Cosigned
-	if !w.Counts(c) || c.Size < m.counted.size {
-		return nil
-	}
-	newer := c.Size > m.counted.size
-	m.counted = *x
-	if !newer {
-		return nil // one more co-signature of the same: it is kept for the receipt
+	if !w.Counts(c) {
+		return nil // some line is no good; whose, the merge does not say, and the next one may be
 	}
 	if err := m.cell.save(ctx, note); err != nil {
 		return err
 	}
+	x.note, x.cosigned = note, c.Cosigned
+	m.counted = *x
 	m.s.feed.publish(feedItem{Checkpoint: note, Counted: true})
 	m.s.nudge()
 	return nil
 }
 
-// newest is the newest published checkpoint with the co-signatures collected so far.
+// newest is the newest published checkpoint, with its co-signatures once it counts.
 func (m *marks) newest() ([]byte, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,12 +129,12 @@ func (m *marks) newest() ([]byte, bool) {
 	return m.recent[len(m.recent)-1].note, true
 }
 
-// current is the newest checkpoint that counts, and who co-signed the newest published one.
+// current is the newest checkpoint that counts, and who sent co-signatures of the newest published one.
 func (m *marks) current() (counted mark, signers []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n := len(m.recent); n > 0 {
-		signers = m.recent[n-1].cosigned
+		signers = slices.Sorted(maps.Keys(m.recent[n-1].lines))
 	}
 	return m.counted, signers
 }

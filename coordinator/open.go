@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -66,11 +68,20 @@ func (d *driver) nextModel(sum []int64) ([32]byte, error) {
 	if err != nil {
 		return [32]byte{}, err
 	}
-	if err := store.WriteFile(filepath.Join(d.roundDir(d.number), "sum.bin"), sumBytes(sum), 0); err != nil {
-		return [32]byte{}, err
-	}
-	return d.s.writeModel(study.EncodeModel(d.s.digest, d.s.study.Next(w, sum)))
+	var model [32]byte
+	var both errgroup.Group // each waits for the disk
+	both.Go(func() error {
+		return store.WriteFile(filepath.Join(d.roundDir(d.number), sumFile), sumBytes(sum), 0)
+	})
+	both.Go(func() (err error) {
+		model, err = d.s.writeModel(study.EncodeModel(d.s.digest, d.s.study.Next(w, sum)))
+		return err
+	})
+	return model, both.Wait()
 }
+
+// sumFile is a round's opened sum, in its folder and in the output folder's.
+const sumFile = "sum.bin"
 
 // sumBytes is sum.bin: int64s, little endian, whose digest is aggregate.SumDigest.
 func sumBytes(sum []int64) []byte {

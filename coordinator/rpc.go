@@ -141,6 +141,7 @@ func (c *Coordinator) admit(ctx context.Context, e study.Enrolment, file []byte)
 	}
 	c.mu.Lock()
 	c.enrolments[e.Hospital] = &enrolled{Enrolment: e, file: file, cell: cell}
+	c.generation++
 	c.mu.Unlock()
 	for _, s := range c.all() {
 		if slices.Contains(s.study.Members, e.Hospital) {
@@ -593,8 +594,8 @@ func (h releaseHandler) DownloadModel(_ context.Context, digest [32]byte, offset
 
 type auditHandler struct{ c *Coordinator }
 
-// ReadLog reads a resource of a log. Its checkpoint is the newest published one, with the co-signatures
-// collected so far; of a study that is over, the one that counted for its receipt.
+// ReadLog reads a resource of a log. Its checkpoint is the newest published one, with its co-signatures once
+// it counts; of a study that is over, the one that counted for its receipt.
 func (h auditHandler) ReadLog(ctx context.Context, digest [32]byte, resource string) ([]byte, error) {
 	if digest == [32]byte{} {
 		return h.c.trail.Read(ctx, resource)
@@ -616,11 +617,11 @@ func (h auditHandler) ReadLog(ctx context.Context, digest [32]byte, resource str
 
 // CosignCheckpoint takes a member's co-signature.
 func (h auditHandler) CosignCheckpoint(ctx context.Context, digest [32]byte, size uint64, line []byte) ([]byte, error) {
-	s, _, _, err := h.c.asMember(ctx, digest)
+	s, hospital, _, err := h.c.asMember(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.marks.cosign(ctx, size, line); err != nil {
+	if err := s.marks.cosign(ctx, hospital, size, line); err != nil {
 		return nil, err
 	}
 	counted, _ := s.marks.current()
