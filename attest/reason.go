@@ -63,7 +63,7 @@ func (r Reason) Error() string {
 
 // reasonsOf finds the reasons in an error of a verifier, through wraps and joins.
 func reasonsOf(err error) []Reason {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // the walk through wraps and joins is what this function does
 	case Reason:
 		if e.Code != "" {
 			return []Reason{e}

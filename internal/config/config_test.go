@@ -42,7 +42,7 @@ func TestDecodeRefuses(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("version: consilium.test/v1\nlisten: a\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(_ *testing.T, b []byte) {
 		var v struct {
 			Version string `yaml:"version"`
 			Digest  Digest `yaml:"digest"`

@@ -68,7 +68,7 @@ func (r *run) collect(ctx context.Context, p *person.Person) (*Result, error) {
 	if err := r.views(ctx, draft, result, checked); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(draft, 0o755); err != nil {
+	if err := os.Chmod(draft, 0o755); err != nil { //nolint:gosec // what was released is for everyone who is given the folder
 		return nil, err
 	}
 	if err := os.Rename(draft, out); err != nil {

@@ -54,7 +54,7 @@ func (f *federation) path(parts ...string) string {
 
 // prepare reads data and study and splits the data; nothing is written yet.
 func prepare(o Options) (text []byte, sites []site, err error) {
-	rng := rand.New(rand.NewPCG(o.Seed, 0x636f6e73696c6975)) // split and order alone: no secret comes from it
+	rng := rand.New(rand.NewPCG(o.Seed, 0x636f6e73696c6975)) //nolint:gosec // split and order alone: no secret comes from it
 	if o.Study == nil {
 		return embedded(o, rng)
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -17,11 +18,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/coordinator"
 	coordinatorwire "github.com/consilium-fl/consilium/coordinator/wire"
-	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/person"
+	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/transport"
 	"github.com/consilium-fl/consilium/node"
@@ -36,12 +36,18 @@ const patience = 3 * time.Second
 
 // Run simulates one study from its files to a verified receipt.
 func Run(ctx context.Context, o Options) (*Result, error) {
-	return simulate(ctx, o, nil)
+	return simulate(ctx, o, wiring{})
 }
 
-// simulate is Run; noise, when not nil, replaces the sampler: without noise there is no privacy, and the
-// tests that compare sums word for word are the only callers that set it.
-func simulate(ctx context.Context, o Options, noise func(dp.Mechanism, [32]byte) aggregate.Noiser) (*Result, error) {
+// wiring changes what a constructor gets, after what Run itself sets: another sampler, an observer, a
+// journal that fails. Only this package's tests have one, so that a zero Noiser, under which there is no
+// privacy, is out of the reach of any option.
+type wiring struct {
+	coordinator func(d *coordinator.Deps)
+	node        func(hospital string, d *node.Deps)
+}
+
+func simulate(ctx context.Context, o Options, w wiring) (*Result, error) {
 	began := time.Now()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -65,7 +71,7 @@ func simulate(ctx context.Context, o Options, noise func(dp.Mechanism, [32]byte)
 	if err := f.check(ctx); err != nil {
 		return nil, err
 	}
-	s := &run{federation: f, options: o, began: began, noise: noise, seen: newSeen(f)}
+	s := &run{federation: f, options: o, began: began, wiring: w, seen: newSeen(f)}
 	return s.run(ctx)
 }
 
@@ -78,22 +84,27 @@ func materials(dir string, text []byte, sites []site, o Options) (*federation, e
 	if _, err := os.Lstat(o.Keep); err == nil {
 		return nil, badInput("keeping the files: %s exists already, and nothing is overwritten", o.Keep)
 	}
-	if err := os.CopyFS(o.Keep, os.DirFS(dir)); err != nil {
+	if err := keep(o.Keep, os.DirFS(dir)); err != nil {
 		return nil, fmt.Errorf("keeping the files: %w", err)
 	}
-	return f, private(o.Keep)
+	return f, nil
 }
 
-// private takes every permission of others away: what is kept holds keys.
-func private(dir string) error {
-	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+// keep copies a federation, for its owner's eyes only: it holds keys.
+func keep(to string, from fs.FS) error {
+	return fs.WalkDir(from, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
+		target := filepath.Join(to, filepath.FromSlash(path))
 		if d.IsDir() {
-			return os.Chmod(path, 0o700)
+			return store.PrivateDir(target)
 		}
-		return os.Chmod(path, 0o600)
+		b, err := fs.ReadFile(from, path)
+		if err != nil {
+			return err
+		}
+		return store.WriteFile(target, b, 0o600)
 	})
 }
 
@@ -145,7 +156,7 @@ type run struct {
 	*federation
 	options Options
 	began   time.Time
-	noise   func(dp.Mechanism, [32]byte) aggregate.Noiser
+	wiring  wiring
 	seen    *seen
 	story   story
 	ended   transport.StudyInfo
@@ -199,7 +210,10 @@ func (r *run) startCoordinator(ctx context.Context, fail context.CancelCauseFunc
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	d.Observe, d.Noise, d.Patience = r.seen.arrived, r.noise, patience
+	d.Observe, d.Patience = r.seen.arrived, patience
+	if r.wiring.coordinator != nil {
+		r.wiring.coordinator(&d)
+	}
 	co, err := coordinator.New(c, d)
 	if err != nil {
 		return errors.Join(err, l.Close(), done())
@@ -222,9 +236,11 @@ func (r *run) startNode(ctx context.Context, fail context.CancelCauseFunc, hospi
 	if err != nil {
 		return err
 	}
-	d.Noise = r.noise
 	d.Observe = func(round uint64, plain []int64, masked []byte) { r.seen.sent(hospital, round, plain, masked) }
 	d.Drop = r.dropped(hospital)
+	if r.wiring.node != nil {
+		r.wiring.node(hospital, &d)
+	}
 	n, err := node.New(c, d)
 	if err != nil {
 		return err
