@@ -5,14 +5,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/modfile"
+
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
+	"github.com/consilium-fl/consilium/internal/simulation/summary"
 )
 
 func read(t *testing.T, path string) string {
@@ -129,6 +133,58 @@ func TestThresholds(t *testing.T) {
 	}
 	if rows < 10 {
 		t.Errorf("the table has %d rows", rows)
+	}
+}
+
+// Every field of a summary is documented.
+func TestSummaryFields(t *testing.T) {
+	doc := read(t, "summary.md")
+	var look func(of reflect.Type)
+	look = func(of reflect.Type) {
+		for of.Kind() == reflect.Slice || of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		if of.Kind() != reflect.Struct {
+			return
+		}
+		for i := range of.NumField() {
+			name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+			if !regexp.MustCompile("[`.\"]" + name + "[`\".\\[]").MatchString(doc) {
+				t.Errorf("summary.md does not say what %s.%s (%q) is", of.Name(), of.Field(i).Name, name)
+			}
+			look(of.Field(i).Type)
+		}
+	}
+	look(reflect.TypeFor[summary.Summary]())
+	if !strings.Contains(doc, summary.Version) {
+		t.Errorf("summary.md does not name version %q", summary.Version)
+	}
+}
+
+// Every module that the product requires directly is explained, and nothing else is.
+func TestDependenciesAreExplained(t *testing.T) {
+	doc := read(t, "decisions/dependencies.md")
+	mod, err := modfile.Parse("go.mod", []byte(read(t, "../go.mod")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	required := map[string]bool{}
+	for _, r := range mod.Require {
+		if r.Indirect {
+			continue
+		}
+		required[r.Mod.Path] = true
+		if !strings.Contains(doc, "| "+r.Mod.Path+" |") && !strings.Contains(doc, r.Mod.Path+", ") && !strings.Contains(doc, ", "+r.Mod.Path+" |") {
+			t.Errorf("decisions/dependencies.md does not say why %s", r.Mod.Path)
+		}
+	}
+	for line := range strings.Lines(doc) {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(line, "| "), " |")
+		for _, m := range strings.Split(cell, ", ") {
+			if strings.HasPrefix(line, "| ") && strings.Contains(m, ".") && !required[m] {
+				t.Errorf("decisions/dependencies.md explains %s, which go.mod does not require directly", m)
+			}
+		}
 	}
 }
 
