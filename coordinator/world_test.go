@@ -251,7 +251,7 @@ func (f *federation) approve(s *study.Study) {
 // watch waits for an event; it sees all from the beginning.
 func (f *federation) watch(s *study.Study, until func(transport.WatchEvent) bool) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
 	defer cancel()
 	found := errors.New("found")
 	var told []string
@@ -283,16 +283,17 @@ type hospital struct {
 	ring   terms.Keyring
 	svid   []byte
 
-	mu      sync.Mutex
-	member  *aggregate.Member
-	number  uint64
-	vector  []byte
-	sent    []aggregate.Signed
-	files   [][]byte
-	epoch   []byte
-	plain   []int64
-	results []aggregate.Result
-	plans   int
+	mu        sync.Mutex
+	member    *aggregate.Member
+	number    uint64
+	vector    []byte
+	sent      []aggregate.Signed
+	files     [][]byte
+	witnesses audit.Witnesses
+	epoch     []byte
+	plain     []int64
+	results   []aggregate.Result
+	plans     int
 
 	hush   sync.Mutex
 	silent map[string]bool // swallows messages of these kinds, and "cosign"
@@ -328,7 +329,7 @@ func (h *hospital) join(s *study.Study) error {
 		h.svid = svid.Certificate
 	}
 	h.client = f.dial(s.Digest, attest.RoleNode, h.key, h.svid, public(h.witness))
-	h.ring = terms.Keyring{Consortium: f.consortium, Protocol: public(f.deps.Keys.Protocol), At: time.Now}
+	h.ring = terms.Keyring{Consortium: f.consortium, Protocol: public(f.deps.Keys.Protocol), At: time.Now, Known: &terms.Known{}}
 	if h.auditor == nil {
 		h.auditor = must(audit.NewAuditor(audit.AuditorConfig{
 			Origin: audit.Origin(f.consortium.Name, s.Digest), Log: f.consortium.Log,
@@ -397,17 +398,20 @@ func (h *hospital) play(s *study.Study) (stop func()) {
 }
 
 func (h *hospital) take(ctx context.Context, it transport.FollowItem) error {
+	before := len(h.files)
 	for _, e := range it.Enrolments {
 		if !slices.ContainsFunc(h.files, func(b []byte) bool { return bytes.Equal(b, e) }) {
 			h.files = append(h.files, e)
 		}
 	}
-	w, err := h.terms.Witnesses(h.files, time.Now())
-	if err != nil {
-		return err
-	}
-	if err := h.auditor.SetWitnesses(w.Keys); err != nil {
-		return err
+	if len(h.files) > before {
+		var err error
+		if h.witnesses, err = h.terms.Witnesses(h.files, time.Now()); err != nil {
+			return err
+		}
+		if err := h.auditor.SetWitnesses(h.witnesses.Keys); err != nil {
+			return err
+		}
 	}
 	for _, p := range it.Promises {
 		x, _, err := audit.ParsePromised(p, audit.Origin(h.f.consortium.Name, h.study.Digest), h.f.consortium.Log)
@@ -431,10 +435,7 @@ func (h *hospital) take(ctx context.Context, it transport.FollowItem) error {
 
 // cosign checks and signs the newest checkpoint; a test's hospital that is told to keep silent does not.
 func (h *hospital) cosign(ctx context.Context, note []byte) error {
-	w, err := h.terms.Witnesses(h.files, time.Now())
-	if err != nil {
-		return err
-	}
+	w := h.witnesses
 	r := h.client.LogReader(h.study.Digest)
 	c, err := audit.ParseCheckpoint(note, audit.Origin(h.f.consortium.Name, h.study.Digest), h.f.consortium.Log, w)
 	if err != nil {
