@@ -465,6 +465,13 @@ func (h *hospital) cosign(ctx context.Context, note []byte) error {
 	return nil
 }
 
+// outbox is what was to be sent in this round.
+func (h *hospital) outbox() []aggregate.Signed {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.sent)
+}
+
 func (h *hospital) message(ctx context.Context, m aggregate.Signed) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -581,6 +588,10 @@ func (h *hospital) deliver(ctx context.Context, m aggregate.Signed) {
 		}
 		return h.client.Send(ctx, h.study.Digest, m)
 	}()
+	if isRefused(err) && strings.Contains(err.Error(), "send it again") {
+		h.deliver(ctx, m)
+		return
+	}
 	if err != nil && ctx.Err() == nil {
 		h.f.t.Logf("%s sends %s: %v", h.name, m.Kind, err)
 	}
