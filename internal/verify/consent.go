@@ -77,6 +77,10 @@ func (c *checker) checkSignatures(s *section, k *study.Consortium, sigs []byte) 
 			signers++
 		}
 	}
+	if signers == 0 {
+		s.fail(signaturesFile, "holds no signature of a hospital over consortium.yaml")
+		return
+	}
 	s.say("%s serial %d is the pinned file; %d of its %s signed it; the serial before, which says how many must, is not here", k.Name, k.Serial, signers, count(len(k.Hospitals), "hospital"))
 }
 
@@ -187,6 +191,9 @@ func (c *checker) checkApprovals(s *section) {
 	at := c.log.begun()
 	if _, err := c.consortium.Approved(c.study, files, at); err != nil {
 		s.fail("approvals", "%v, when the first round began at %s", err, at.Format(time.RFC3339))
+	}
+	if n := c.log.approvedBefore(c.study.Members); n < c.study.Approvals {
+		s.fail("log", "%s had approved when the first round began, want %d", count(n, "member"), c.study.Approvals)
 	}
 	c.approvals = found
 	s.say("%d of %s approved, the study asks for %d: %s", len(found), count(len(c.study.Members), "member"), c.study.Approvals, strings.Join(slices.Sorted(maps.Keys(found)), ", "))

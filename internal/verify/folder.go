@@ -14,7 +14,7 @@ import (
 
 // Bounds of a folder. A file that is parsed has a smaller bound of its own.
 const (
-	maxFiles = 1 << 18
+	maxFiles = 1 << 20
 	maxFile  = 1 << 31 // bytes: a sum of 2^27 words with room to spare
 	maxDepth = 8
 )

@@ -309,6 +309,12 @@ func TestForgedFolders(t *testing.T) {
 			s.enrol(t, func(e *study.Enrolment) { e.NodeKey = public("node basel") }, "governance va")
 		}, "rounds/0001/committee.cbor", "by an enrolment of serial 1 that is not va.json"},
 
+		{"a consortium that is another file than the pinned", func(_ *testing.T, s *story) {
+			s.files[consortiumFile] = append(slices.Clone(s.files[consortiumFile]), '\n')
+		}, consortiumFile, "want the pinned"},
+		{"signatures over another file", func(_ *testing.T, s *story) {
+			s.files[signaturesFile] = s.files["approvals/va.json"]
+		}, signaturesFile, "payload type"},
 		{"a study that the consortium did not sign for", func(t *testing.T, s *story) {
 			sigs, err := s.consortium.Sign(nil, key("governance va"))
 			if err != nil {
@@ -344,6 +350,26 @@ func TestForgedFolders(t *testing.T) {
 		{"a round fewer", func(_ *testing.T, s *story) {
 			s.claim = func(r *audit.Receipt) { r.Predicate.Rounds = r.Predicate.Rounds[:4] }
 		}, "rounds/0005", "is not in the receipt's rounds"},
+		{"a round too many", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) {
+				r.Predicate.Rounds = append(r.Predicate.Rounds, audit.ReceiptRound{Number: 6, Outcome: "aborted"})
+			}
+		}, receiptFile, "rounds[5] is round 6, which rounds/ does not hold"},
+		{"a release leaf that is not named", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Log.Leaves = nil }
+		}, receiptFile, "names no release leaf"},
+		{"a file under another digest", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Subject[0].Digest.SHA256[0] ^= 1 }
+		}, "", "the receipt says"},
+		{"approvals that came after the first round", func(t *testing.T, s *story) {
+			for _, h := range []string{"va", "switzerland"} {
+				s.silence(t, audit.Approval, 0, h)
+				s.append(audit.Approval, 0, h, signed.Digest(s.files["approvals/"+h+".json"]))
+			}
+		}, "log", "2 members had approved when the first round began, want 3"},
+		{"a leaf that is dated back", func(_ *testing.T, s *story) {
+			s.leaves[30].Time = s.start.Add(-2 * time.Hour)
+		}, "log: leaf 30", "and a leaf before it of"},
 		{"a view that is listed", func(_ *testing.T, s *story) {
 			s.claim = func(r *audit.Receipt) { r.Subject = append(r.Subject, audit.Subject{Name: "report.html"}) }
 		}, receiptFile, "lists report.html"},
@@ -404,6 +430,27 @@ func TestOverstated(t *testing.T) {
 	want := "1 of these rounds have no charge in the log"
 	if text := texts["privacy"]; !strings.Contains(text, want) {
 		t.Errorf("got %q, want %q", text, want)
+	}
+}
+
+// TestEndedShort: when too few are left to co-sign, the checkpoint that counts covers neither the release nor the
+// end of the last round. The folder is of the rounds before, and says so.
+func TestEndedShort(t *testing.T) {
+	s := theStory(t)
+	var set int
+	for i, l := range s.leaves {
+		if l.Kind == audit.Set && l.Round == 5 {
+			set = i
+		}
+	}
+	s.leaves, s.rounds = s.leaves[:set+1], s.rounds[:4]
+	s.model = study.EncodeModel(s.study.Digest, s.study.Released(s.iterates[:2]))
+	r := verified(t, s.write(t), Options{})
+	text := r.String()
+	for _, want := range []string{"round 5 was certified, and its end is in no checkpoint that counts", "its release is in no checkpoint that counts", "the study ended short"} {
+		if !r.OK || !strings.Contains(text, want) {
+			t.Errorf("ok %v, want %q:\n%s", r.OK, want, text)
+		}
 	}
 }
 

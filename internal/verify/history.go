@@ -44,6 +44,25 @@ func (h *history) begun() time.Time {
 	return h.last
 }
 
+// approvedBefore counts the members of whom an approval was logged before the first plan; a later one may
+// have taken its place since.
+func (h *history) approvedBefore(members []string) int {
+	approved := map[string]bool{}
+	for _, l := range h.leaves {
+		switch {
+		case l.Kind == audit.Plan:
+			return len(approved)
+		case l.Kind == audit.Approval && slices.Contains(members, l.Subject):
+			approved[l.Subject] = true
+		}
+	}
+	return len(approved)
+}
+
+// clockSlack is how far a log's clock may step back. Evidence and approvals are judged at the times of leaves:
+// one that could be dated back at will would let what has ended pass.
+const clockSlack = time.Hour
+
 // checkLog reads the whole log against its checkpoint, which the log key of the consortium file signed.
 // Who co-signed it is checkCosignatures': the witness keys are judged at a time that the log tells.
 func (c *checker) checkLog(s *section) {
@@ -64,7 +83,7 @@ func (c *checker) checkLog(s *section) {
 	}
 	for _, p := range c.folder.under("log") {
 		if !slices.Contains(want, strings.TrimPrefix(p, "log/")) {
-			s.fail(p, "is no part of a log of %s", count(int(h.checkpoint.Size), "leaf"))
+			s.fail(p, "is no part of a log of %d leaves", h.checkpoint.Size)
 		}
 	}
 	if h.leaves, err = audit.VerifyLog(c.ctx, resources{c.folder}, h.checkpoint); err != nil {
@@ -72,6 +91,9 @@ func (c *checker) checkLog(s *section) {
 		return
 	}
 	for i, l := range h.leaves {
+		if h.last.Sub(l.Time) >= clockSlack {
+			s.fail(leafName(i), "is of %s, and a leaf before it of %s", l.Time.Format(time.RFC3339), h.last.Format(time.RFC3339))
+		}
 		if _, again := h.first[keyOf(l)]; !again {
 			h.first[keyOf(l)] = uint64(i)
 		}
@@ -132,6 +154,11 @@ func (c *checker) checkCharges(s *section) {
 		texts = append(texts, h+" "+count(int(spent[h]), "round"))
 	}
 	s.say("charged in the log: %s, the coordinator %d; each before its set was certified", strings.Join(texts, ", "), spent[coordinatorSubject])
+	for k := range c.log.first {
+		if k.kind == audit.Set && !known[k] {
+			s.add("round %d was certified, and its end is in no checkpoint that counts", k.round)
+		}
+	}
 }
 
 // spentByHospital counts the different rounds that each has charged.
@@ -194,6 +221,18 @@ func sameLeaf(leaves []audit.Leaf, a, b uint64) bool {
 	return a < uint64(len(leaves)) && b < uint64(len(leaves)) && keyOf(leaves[a]) == keyOf(leaves[b])
 }
 
+// unended says that a round is the last, and that nothing of its end is in a checkpoint that counts: a study ends
+// so when too few hospitals are left to co-sign. What the round opened, if anything, made no model of this folder,
+// and the coordinator's charge for it is in the log.
+func (c *checker) unended(number uint64) bool {
+	for _, l := range c.log.leaves {
+		if l.Kind == audit.Release || l.Round > number || l.Kind == audit.Result && l.Round == number {
+			return false
+		}
+	}
+	return true
+}
+
 // checkStrayLeaves finds what the log knows and the folder does not show.
 func (c *checker) checkStrayLeaves(s *section, known map[leafKey]bool) {
 	type spender struct {
@@ -208,7 +247,7 @@ func (c *checker) checkStrayLeaves(s *section, known map[leafKey]bool) {
 		}
 		switch l.Kind {
 		case audit.Set, audit.Result:
-			if !known[k] {
+			if ended := l.Kind == audit.Result || !c.unended(l.Round); ended && !known[k] {
 				s.fail(leafName(i), "is the %s of round %d, which rounds/ does not hold", l.Kind, l.Round)
 			}
 		case audit.Plan:

@@ -265,7 +265,8 @@ func (c *checker) readProposal(r *round) error {
 func (c *checker) checkModel(s *section) {
 	w := make([]float64, c.study.Dim())
 	model := signed.Digest(study.EncodeModel(c.study.Digest, w))
-	var iterates [][]float64
+	var iterates [][]float64 // the last that the mean is of
+	closed := 0
 	for _, r := range c.rounds {
 		if r.Plan.Model != model {
 			s.fail(r.object("plan"), "trains on model %s, want %s, which the rounds before made", short(r.Plan.Model), short(model))
@@ -290,9 +291,10 @@ func (c *checker) checkModel(s *section) {
 			return
 		}
 		iterates = append(iterates, w)
+		iterates = iterates[max(0, len(iterates)-c.study.Strategy.AverageLast):]
+		closed++
 	}
-	c.iterates = iterates
-	c.checkReleased(s)
+	c.checkReleased(s, iterates, closed)
 }
 
 // readSum reads the opened sum of a closed round: as its result names it, and no larger than an honest one.
@@ -326,41 +328,62 @@ func parseSum(b []byte, dim int, bound uint64) ([]int64, error) {
 	return sum, nil
 }
 
-func (c *checker) checkReleased(s *section) {
-	want := signed.Digest(study.EncodeModel(c.study.Digest, c.study.Released(c.iterates)))
+// checkReleased takes the last models of closed rounds, as many as the mean is of at most.
+func (c *checker) checkReleased(s *section, iterates [][]float64, closed int) {
+	want := signed.Digest(study.EncodeModel(c.study.Digest, c.study.Released(iterates)))
 	got, ok := c.folder.files[modelFile]
 	switch {
 	case !ok:
 		s.fail(modelFile, "%v", errAbsent)
 		return
-	case len(c.iterates) == 0:
+	case closed == 0:
 		s.fail(modelFile, "is released, and no round closed")
 		return
-	case len(c.iterates) > c.study.Strategy.Rounds:
-		s.fail("rounds", "%d closed, the study has %d", len(c.iterates), c.study.Strategy.Rounds)
+	case closed > c.study.Strategy.Rounds:
+		s.fail("rounds", "%d closed, the study has %d", closed, c.study.Strategy.Rounds)
 		return
 	case got.digest != want:
-		s.fail(modelFile, "is %s, and the mean of the last %d of %d models is %s", short(got.digest), min(c.study.Strategy.AverageLast, len(c.iterates)), len(c.iterates), short(want))
+		s.fail(modelFile, "is %s, and the mean of the last %d of %d models is %s", short(got.digest), len(iterates), closed, short(want))
 		return
 	}
-	i, ok := c.log.find(audit.Release, 0, coordinatorSubject, want)
-	if !ok {
+	s.add("made again from the %d opened sums, each within its bound: model.safetensors is the mean of the last %d", closed, len(iterates))
+	if n := c.study.Strategy.Rounds; closed < n {
+		s.add("the study ended short, it was to have %d rounds", n)
+	}
+	c.checkReleaseLeaf(s, want, closed)
+}
+
+// checkReleaseLeaf wants the release in the log, after all rounds and once. A study that ended short may lack it:
+// when too few hospitals are left, no later checkpoint can be co-signed by enough. The rounds that the model is
+// made of are covered all the same.
+func (c *checker) checkReleaseLeaf(s *section, model [32]byte, closed int) {
+	i, logged := c.log.find(audit.Release, 0, coordinatorSubject, model)
+	_, named := c.receiptLeaf(audit.Release)
+	if !logged && (named || closed == c.study.Strategy.Rounds) {
 		s.fail(modelFile, "has no leaf of kind %q in the log", audit.Release)
 		return
 	}
+	if !logged {
+		s.add("its release is in no checkpoint that counts: too few hospitals were left to co-sign one")
+	}
 	last := c.rounds[len(c.rounds)-1]
-	if before, ok := c.log.find(audit.Result, last.number, coordinatorSubject, last.digest("result")); ok && before > i {
+	if before, ok := c.log.find(audit.Result, last.number, coordinatorSubject, last.digest("result")); ok && logged && before > i {
 		s.fail(modelFile, "was released at leaf %d, before the last round ended at leaf %d", i, before)
 	}
 	for i, l := range c.log.leaves {
-		if l.Kind == audit.Release && l.Object != want {
+		if l.Kind == audit.Release && l.Object != model {
 			s.fail(leafName(i), "releases another model, %s", short(l.Object))
 		}
 	}
-	s.add("made again from the %d opened sums, each within its bound: model.safetensors is the mean of the last %d", len(c.iterates), min(c.study.Strategy.AverageLast, len(c.iterates)))
-	if n := c.study.Strategy.Rounds; len(c.iterates) < n {
-		s.add("the study ended short, it was to have %d rounds", n)
+}
+
+// receiptLeaf is where the receipt says that a leaf stands.
+func (c *checker) receiptLeaf(kind audit.Kind) (uint64, bool) {
+	if c.receipt == nil {
+		return 0, false
 	}
+	i, ok := c.receipt.Predicate.Log.Leaves[string(kind)]
+	return i, ok
 }
 
 func leafName(i int) string { return "log: leaf " + strconv.Itoa(i) }

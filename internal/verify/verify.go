@@ -74,7 +74,6 @@ type checker struct {
 	served     map[string]study.Enrolment // by hospital: its node in the last set that it was in
 	machines   map[string]attest.Result   // appraisals by hospital; the coordinator's under its Subject
 	rounds     []*round                   // by rising number
-	iterates   [][]float64                // models after each closed round
 }
 
 // coordinatorKeys are the keys that the coordinator's evidence binds.
@@ -119,6 +118,9 @@ func (c *checker) check(name string, lacks *string, f func(s *section)) {
 	} else {
 		f(s)
 	}
+	if !s.ok() {
+		s.line.Text = count(len(s.line.Problems)+s.line.More, "problem")
+	}
 	c.report.Lines = append(c.report.Lines, s.line)
 }
 
@@ -141,7 +143,7 @@ func (s *section) fail(object, format string, args ...any) {
 // ok reports whether nothing has failed so far.
 func (s *section) ok() bool { return s.line.Status != Failed }
 
-// say sets the text of a line that holds, and what it covered of one that does not.
+// say sets the text of a line that holds; of one that does not its problems are the text.
 func (s *section) say(format string, args ...any) { s.line.Text = fmt.Sprintf(format, args...) }
 
 // add appends a remark to the text.
