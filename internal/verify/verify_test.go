@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/study"
 )
 
 func verified(t testing.TB, dir string, o Options) *Report {
@@ -245,5 +247,52 @@ func TestShow(t *testing.T) {
 	}
 	if _, err := Show(t.Context(), dir); err == nil || !strings.Contains(err.Error(), receiptFile) {
 		t.Errorf("a broken receipt is shown: %v", err)
+	}
+}
+
+// TestConsortia: what makes a consortium file the root of trust, or not.
+func TestConsortia(t *testing.T) {
+	later := func(c *study.Consortium) { c.Serial, c.Previous = 2, c.Digest }
+	for _, x := range []struct {
+		name           string
+		change         func(c *study.Consortium)
+		signers        []string
+		pinned         bool
+		object, reason string // empty where the line holds
+	}{
+		{"a hospital called coordinator", func(c *study.Consortium) {
+			c.Hospitals[coordinatorSubject] = study.Hospital{Governance: public("governance coordinator"), Registries: []string{"cardiology"}}
+		}, members, true, consortiumFile, "in a log is the coordinator"},
+		{"a file that cannot be read", func(c *study.Consortium) { c.Name = "Not A Name" }, members, true, consortiumFile, "name"},
+		{"too few signatures", func(c *study.Consortium) { c.Name = "other.example" }, members[:3], true, signaturesFile, "not signed by va"},
+		{"a later serial, not pinned", later, members, false, consortiumFile, "pin the digest"},
+		{"a later serial, signed by nobody", later, nil, true, signaturesFile, "no signature of a hospital"},
+		{"a later serial", later, members[:3], true, "", "3 of its 4 hospitals signed it"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			s := theStory(t)
+			c := *s.consortium
+			c.Hospitals = maps.Clone(c.Hospitals)
+			x.change(&c)
+			c.Raw = study.RenderConsortium(&c)
+			var sigs []byte
+			for _, h := range x.signers {
+				var err error
+				if sigs, err = c.Sign(sigs, key("governance "+h)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.files[consortiumFile], s.files[signaturesFile] = c.Raw, sigs
+			digest, o := signed.Digest(c.Raw), Options{}
+			if x.pinned {
+				o.Consortium = &digest
+			}
+			r := verified(t, s.write(t), o)
+			if x.object != "" {
+				refused(t, r, x.object, x.reason)
+			} else if l := r.Lines[0]; l.Status != Checked || !strings.Contains(l.Text, x.reason) {
+				t.Errorf("got %q: %q", l.Status, l.Text)
+			}
+		})
 	}
 }
