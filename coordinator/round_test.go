@@ -42,7 +42,7 @@ func TestStudy(t *testing.T) {
 	if state != coordinator.Ended || dir == "" {
 		t.Fatalf("state %q (%s), folder %q, want an ended study with its folder", state, why, dir)
 	}
-	checkSums(t, f, s, dir)
+	checkSums(t, f, dir)
 	verifies(t, f, dir)
 	lead := f.asLead(s.Digest)
 	model, err := lead.DownloadModel(t.Context(), s.Digest)
@@ -67,7 +67,7 @@ func verifies(t *testing.T, f *federation, dir string) {
 }
 
 // checkSums compares opened sums with what the hospitals put in: the noise is what is left.
-func checkSums(t *testing.T, f *federation, s *study.Study, dir string) {
+func checkSums(t *testing.T, f *federation, dir string) {
 	t.Helper()
 	for _, round := range []string{"0001", "0002"} {
 		b, err := os.ReadFile(filepath.Join(dir, "rounds", round, "sum.bin"))

@@ -563,24 +563,24 @@ func (h releaseHandler) GetReceipt(_ context.Context, digest [32]byte, file func
 	if err != nil {
 		return err
 	}
-	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil || rel == modelFile {
-			return err
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		return errors.Join(file(filepath.ToSlash(rel), f), f.Close())
-	})
+	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: study %s released nothing", transport.ErrNotFound, study.Short(digest))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || path == modelFile {
+			return err
+		}
+		f, err := root.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(file(path, f), f.Close())
+	})
+	return errors.Join(err, root.Close())
 }
 
 // DownloadModel opens the released model.
