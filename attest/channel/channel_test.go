@@ -246,6 +246,7 @@ func TestTLS(t *testing.T) {
 		change func(*tls.Config)
 	}{
 		{"TLS 1.2", func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 }},
+		{"a classical key exchange", func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }},
 		{"no ALPN", func(c *tls.Config) { c.NextProtos = nil }},
 		{"another protocol", func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
 		{"no certificate", func(c *tls.Config) { c.Certificates = nil }},
@@ -328,6 +329,10 @@ func TestResumption(t *testing.T) {
 	state.DidResume, state.Version = false, tls.VersionTLS12
 	if err := (&handshake{state: state}).takeState(); err == nil {
 		t.Error("TLS 1.2 passed")
+	}
+	state.Version, state.CurveID = tls.VersionTLS13, tls.X25519
+	if err := (&handshake{state: state}).takeState(); err == nil {
+		t.Error("a classical key exchange passed")
 	}
 }
 

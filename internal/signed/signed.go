@@ -2,7 +2,8 @@
 // deterministic CBOR (RFC 8949 section 4.2) for protocol messages, Ed25519 over
 // "consilium/v1/" kind 0x00 payload for their signatures, and DSSE envelopes for files.
 //
-// A digest is always of the bytes received; nothing is decoded and encoded again to be checked.
+// A digest is always of the bytes received, never of what they were decoded to. Decode takes one encoding
+// of a value and no other.
 //
 //	payload, err := signed.Encode(message)
 //	sig, err := signed.Sign(key, "ready", payload)
