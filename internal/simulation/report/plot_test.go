@@ -123,7 +123,7 @@ func TestWords(t *testing.T) {
 		seconds(.0047912):                      "4.79 ms",
 		seconds(.034):                          "34 ms",
 		seconds(3.914):                         "3.91 s",
-		seconds(131.2):                         "2m11s",
+		seconds(131.2):                         "2 min 11 s",
 		size(171_200_000):                      "171 MB",
 		size(620):                              "620 bytes",
 		scientific(1e-5):                       "10⁻⁵",

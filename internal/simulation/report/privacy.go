@@ -87,9 +87,9 @@ func drawEpsilons(class string, width float64, ms []meaning, p summary.Privacy) 
 			end, form = x.at(*e), "bar eps"
 		}
 		out.rect(form, x.from, y+26, end-x.from, 18, m.Name+": "+m.Value)
+		out.line("axis", x.from, y+22, x.from, y+row)
 		out.line("budget", x.at(p.EpsilonBudget), y+22, x.at(p.EpsilonBudget), y+row)
 	}
-	out.line("axis", x.from, 6, x.from, bottom)
 	out.Desc = fmt.Sprintf("Three bars: %s %s, %s %s, %s %s. A line marks the budget of %s.",
 		ms[0].Name, ms[0].Value, ms[1].Name, ms[1].Value, ms[2].Name, ms[2].Value, plain(p.EpsilonBudget))
 	return out

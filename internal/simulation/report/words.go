@@ -5,7 +5,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // minus, and a space that neither breaks nor is wide.
@@ -70,7 +69,8 @@ func seconds(s float64) string {
 	case s < 120:
 		return digits(s) + " s"
 	default:
-		return time.Duration(math.Round(s) * 1e9).String()
+		whole := int(math.Round(s))
+		return fmt.Sprintf("%d min %d s", whole/60, whole%60)
 	}
 }
 
