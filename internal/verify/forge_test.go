@@ -40,6 +40,9 @@ import (
 
 var members = []string{"cleveland", "hungarian", "switzerland", "va"}
 
+// hospitals are of the consortium; basel is no member of the study.
+var hospitals = append([]string{"basel"}, members...)
+
 func key(name string) ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte("key of " + name))
 	return ed25519.NewKeyFromSeed(seed[:])
@@ -129,15 +132,15 @@ func (s *story) found() (err error) {
 		return study.Accept{Formats: []string{"sim/1"}, AllowSimulated: true, Measurements: [][32]byte{simtee.Measurement(role)}}
 	}
 	c.Attestation = study.Attestation{Node: accept(attest.RoleNode), Coordinator: accept(attest.RoleCoordinator)}
-	for _, h := range members {
-		c.Hospitals[h] = study.Hospital{Governance: public("governance " + h), Registries: []string{"cardiology"}}
+	for _, h := range hospitals {
+		c.Hospitals[h] = study.Hospital{Governance: public("governance " + h), Registries: []string{"cardiology", "surgery"}}
 	}
 	raw := study.RenderConsortium(c)
 	if s.consortium, err = study.ParseConsortium(raw); err != nil {
 		return err
 	}
 	var sigs []byte
-	for _, h := range members {
+	for _, h := range hospitals {
 		if sigs, err = s.consortium.Sign(sigs, key("governance "+h)); err != nil {
 			return err
 		}
@@ -664,8 +667,8 @@ func (s *story) receipt(t testing.TB, files map[string][]byte, at audit.Checkpoi
 		p.Rounds = append(p.Rounds, round)
 	}
 	p.HiddenAmong = least - s.terms.Colluding
-	for h, in := range rounds {
-		x := audit.ReceiptHospital{Name: h, Evidence: signed.Digest(files["evidence/"+h+".cbor"]), Status: "warning", Rounds: in}
+	for _, h := range slices.Sorted(maps.Keys(rounds)) {
+		x := audit.ReceiptHospital{Name: h, Evidence: signed.Digest(files["evidence/"+h+".cbor"]), Status: "warning", Rounds: rounds[h]}
 		if a, ok := files["approvals/"+h+".json"]; ok {
 			x.Approval = signed.Digest(a)
 		}

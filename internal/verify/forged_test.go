@@ -3,6 +3,7 @@ package verify
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -321,7 +322,131 @@ func TestForgedFolders(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.files[signaturesFile] = sigs
-		}, signaturesFile, "not signed by cleveland, hungarian, switzerland"},
+		}, signaturesFile, "not signed by basel, cleveland, hungarian, switzerland"},
+		{"an enrolment of a hospital that is no member", func(t *testing.T, s *story) {
+			s.files["enrolments/basel.json"] = s.enrolled(t, func(e *study.Enrolment) { e.Hospital = "basel" }, "governance basel")
+		}, "enrolments/basel.json", "is of \"basel\", who is not a member"},
+		{"a second enrolment", func(_ *testing.T, s *story) {
+			s.files["enrolments/va2.json"] = s.files["enrolments/va.json"]
+		}, "enrolments/va2.json", "is a second enrolment of \"va\""},
+		{"no enrolment of a hospital that took part", func(_ *testing.T, s *story) {
+			delete(s.files, "enrolments/va.json")
+			s.cosigners = members[:3]
+		}, "rounds/0001/committee.cbor", "enrolments/ has no file of it"},
+		{"an approval of a hospital that is no member", func(t *testing.T, s *story) {
+			s.approve(t, func(a *study.Approval) { a.Hospital = "basel" }, "governance basel")
+		}, "approvals/va.json", "is by \"basel\", who is not a member"},
+		{"an approval for other data", func(t *testing.T, s *story) {
+			s.approve(t, func(a *study.Approval) { a.Dataset = "surgery" }, "governance va")
+		}, "approvals/va.json", "is for registry \"surgery\""},
+		{"a second approval", func(_ *testing.T, s *story) {
+			s.files["approvals/va2.json"] = s.files["approvals/va.json"]
+		}, "approvals/va2.json", "is a second approval by \"va\""},
+		{"a study of another consortium", func(t *testing.T, s *story) {
+			s.rewrite(t, "consortium", signed.DigestText(sha256.Sum256(nil)))
+		}, studyFile, "names consortium"},
+		{"a study led by nobody known", func(t *testing.T, s *story) { s.rewrite(t, "lead", "x.lead") }, studyFile, "lead"},
+		{"a study that cannot be read", func(t *testing.T, s *story) { s.rewrite(t, "privacy.epsilon", "-1") }, studyFile, "privacy.epsilon"},
+		{"a study whose sums wrap", func(t *testing.T, s *story) { s.rewrite(t, "privacy.grid_bits", "19") }, studyFile, "do not wrap"},
+		{"a log with a file too many", func(_ *testing.T, s *story) {
+			s.files["log/tile/1/000"] = nil
+		}, "log/tile/1/000", "is no part of a log of 44 leaves"},
+		{"a checkpoint of a log of another study", func(t *testing.T, s *story) {
+			s.before = func(files map[string][]byte) {
+				note, err := audit.SignCheckpoint(audit.Checkpoint{Origin: audit.Origin(s.consortium.Name, [32]byte{1}), Size: 1}, key("log"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				files[checkpointFile] = note
+			}
+		}, checkpointFile, "verifiable"},
+		{"a log that does not give its root", func(_ *testing.T, s *story) {
+			s.before = func(files map[string][]byte) {
+				for name, b := range files {
+					if strings.HasPrefix(name, "log/tile/0") {
+						files[name] = slices.Concat([]byte{b[0] ^ 1}, b[1:])
+					}
+				}
+			}
+		}, "log", "does not hold the hashes"},
+		{"a charge of a stranger", func(_ *testing.T, s *story) {
+			s.append(audit.Charge, 5, "basel", sha256.Sum256(nil))
+		}, "log: leaf 44", "is a charge of \"basel\", who is not a member"},
+		{"a charge without a plan", func(_ *testing.T, s *story) {
+			s.append(audit.Charge, 9, "va", sha256.Sum256(nil))
+		}, "log: leaf 44", "for round 9 before its plan"},
+		{"a round without its set in the log", func(t *testing.T, s *story) {
+			s.silence(t, audit.Set, 5, coordinatorSubject)
+		}, "rounds/0005/certificate.cbor", "has no leaf of kind \"set\""},
+		{"a round without its result in the log", func(t *testing.T, s *story) {
+			s.silence(t, audit.Result, 5, coordinatorSubject)
+		}, "rounds/0005/result.cbor", "has no leaf of kind \"result\""},
+		{"a round without its plan in the log", func(t *testing.T, s *story) {
+			s.silence(t, audit.Plan, 5, coordinatorSubject)
+		}, "rounds/0005/plan.cbor", "has no leaf of kind \"plan\""},
+		{"a release before the last round", func(_ *testing.T, s *story) {
+			last := len(s.leaves) - 1
+			s.leaves[last-1], s.leaves[last] = s.leaves[last], s.leaves[last-1]
+		}, modelFile, "before the last round ended"},
+		{"a round twice", func(_ *testing.T, s *story) {
+			s.before = func(files map[string][]byte) {
+				for _, kind := range chain {
+					if b, ok := files["rounds/0005/"+kind+".cbor"]; ok {
+						files["rounds/5/"+kind+".cbor"] = b
+					}
+				}
+			}
+		}, "rounds/5", "is not named as round 5 is"},
+		{"a round under another number", func(_ *testing.T, s *story) {
+			s.before = func(files map[string][]byte) {
+				for name, b := range maps.Clone(files) {
+					if rest, ok := strings.CutPrefix(name, "rounds/0005/"); ok {
+						files["rounds/0006/"+rest] = b
+						delete(files, name)
+					}
+				}
+			}
+		}, "rounds/0006/plan.cbor", "has no leaf of kind \"plan\""},
+		{"a file that no round has", func(_ *testing.T, s *story) {
+			s.files["rounds/0005/notes.txt"] = []byte("x")
+		}, "rounds/0005/notes.txt", "is no file of a round"},
+		{"evidence of nobody", func(t *testing.T, s *story) {
+			r, err := s.record(attest.RoleNode, "node va", "", "witness va")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.files["evidence/more.cbor"] = r
+		}, "evidence/more.cbor", "for nobody"},
+		{"one evidence for two", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[0].Evidence = r.Predicate.Hospitals[1].Evidence }
+		}, "evidence/hungarian.cbor", "for another too"},
+		{"evidence that is not there", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[0].Evidence = audit.Digest{1} }
+		}, receiptFile, "which is not in evidence/"},
+		{"evidence that is none", func(t *testing.T, s *story) { s.evidence(t, "va", []byte("none"), nil) }, "evidence/va.cbor", "parsing record"},
+		{"a trust folder that is none", func(_ *testing.T, s *story) { s.files["trust/sub/x.pem"] = nil }, "trust", "want a plain name"},
+		{"an event too many", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) {
+				r.Predicate.Privacy.Events = append(r.Predicate.Privacy.Events, r.Predicate.Privacy.Events[0])
+			}
+		}, receiptFile, "privacy.events has 2 entries"},
+		{"more rounds than may be charged", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Privacy.Events[0].Count = 7 }
+		}, receiptFile, "counts 7 rounds, the study may charge 6"},
+		{"a plan after another ledger", func(t *testing.T, s *story) {
+			r := s.rounds[2]
+			p := message[aggregate.Plan](t, r.messages[0])
+			p.Ledger = sha256.Sum256(nil)
+			r.messages[0] = sign(t, "", p)
+			s.relog(audit.Plan, 3, r.messages[0].Digest())
+			s.conclude(t, 3, func(x *aggregate.Result) { x.Plan = r.messages[0].Digest() })
+		}, "rounds/0003/plan.cbor", "names ledger head"},
+		{"no model", func(_ *testing.T, s *story) {
+			s.before = func(files map[string][]byte) { delete(files, modelFile) }
+		}, modelFile, "is missing"},
+		{"a model of no round", func(_ *testing.T, s *story) {
+			s.rounds = s.rounds[2:3]
+		}, "rounds/0003/plan.cbor", "trains on model"},
 		{"a study that nobody submitted", func(t *testing.T, s *story) {
 			s.silence(t, audit.Study, 0, s.study.Lead)
 		}, "log", "submitted the study"},
@@ -334,7 +459,10 @@ func TestForgedFolders(t *testing.T) {
 		}, receiptFile, "hidden_among is 3"},
 		{"a hospital in another round", func(_ *testing.T, s *story) {
 			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[0].Rounds = []uint64{1} }
-		}, receiptFile, "hospitals is"},
+		}, receiptFile, "what it says of cleveland is"},
+		{"a hospital less", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals = r.Predicate.Hospitals[1:] }
+		}, receiptFile, "the list of hospitals is"},
 		{"a better status", func(_ *testing.T, s *story) {
 			s.claim = func(r *audit.Receipt) { r.Predicate.Coordinator.Status = string(attest.Affirming) }
 		}, receiptFile, "coordinator is"},
@@ -402,16 +530,33 @@ func (s *story) approve(t testing.TB, change func(a *study.Approval), signer str
 	s.files["approvals/va.json"] = b
 }
 
+// rewrite changes a field of study.yaml, which is then another study.
+func (s *story) rewrite(t testing.TB, field, value string) {
+	t.Helper()
+	raw, err := study.Override(s.files[studyFile], field, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.files[studyFile] = raw
+}
+
 func (s *story) enrol(t testing.TB, change func(e *study.Enrolment), signer string) {
+	t.Helper()
+	s.files["enrolments/va.json"] = s.enrolled(t, change, signer)
+}
+
+func (s *story) enrolled(t testing.TB, change func(e *study.Enrolment), signer string) []byte {
 	t.Helper()
 	e, err := s.consortium.ParseEnrolment(s.files["enrolments/va.json"], s.start)
 	if err != nil {
 		t.Fatal(err)
 	}
 	change(&e)
-	if s.files["enrolments/va.json"], err = e.Sign(key(signer)); err != nil {
+	b, err := e.Sign(key(signer))
+	if err != nil {
 		t.Fatal(err)
 	}
+	return b
 }
 
 // TestOverstated: a charge that the coordinator's ledger has and no round shows makes ε larger, which is no

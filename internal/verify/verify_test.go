@@ -261,13 +261,14 @@ func TestConsortia(t *testing.T) {
 		object, reason string // empty where the line holds
 	}{
 		{"a hospital called coordinator", func(c *study.Consortium) {
+			c.Amend = 4
 			c.Hospitals[coordinatorSubject] = study.Hospital{Governance: public("governance coordinator"), Registries: []string{"cardiology"}}
-		}, members, true, consortiumFile, "in a log is the coordinator"},
-		{"a file that cannot be read", func(c *study.Consortium) { c.Name = "Not A Name" }, members, true, consortiumFile, "name"},
-		{"too few signatures", func(c *study.Consortium) { c.Name = "other.example" }, members[:3], true, signaturesFile, "not signed by va"},
+		}, hospitals, true, consortiumFile, "in a log is the coordinator"},
+		{"a file that cannot be read", func(c *study.Consortium) { c.Name = "Not A Name" }, hospitals, true, consortiumFile, "name"},
+		{"too few signatures", func(c *study.Consortium) { c.Name = "other.example" }, members, true, signaturesFile, "not signed by basel"},
 		{"a later serial, not pinned", later, members, false, consortiumFile, "pin the digest"},
 		{"a later serial, signed by nobody", later, nil, true, signaturesFile, "no signature of a hospital"},
-		{"a later serial", later, members[:3], true, "", "3 of its 4 hospitals signed it"},
+		{"a later serial", later, members[:3], true, "", "3 of its 5 hospitals signed it"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			s := theStory(t)
