@@ -45,7 +45,7 @@ type LogConfig struct {
 // Insecure are the flags that everybody sees in the posture.
 type Insecure struct{ SimulatedTEE bool }
 
-// Deps are what main (or the simulation) wires in. All but the last four are needed.
+// Deps are what main (or the simulation) wires in. All but the last three are needed.
 type Deps struct {
 	Logger       *slog.Logger
 	Consortium   *study.Consortium

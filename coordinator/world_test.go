@@ -165,12 +165,13 @@ func (f *federation) dial(digest [32]byte, role attest.Role, key ed25519.Private
 	if svid != nil {
 		cert = &tls.Certificate{Certificate: [][]byte{svid}, PrivateKey: key}
 	}
+	deps := f.deps // a handshake may come after the next coordinator has started
 	config := channel.Config{
-		Role: role, Study: digest, Certificate: func() (*tls.Certificate, error) { return cert, nil }, Verifiers: f.deps.Verifiers,
+		Role: role, Study: digest, Certificate: func() (*tls.Certificate, error) { return cert, nil }, Verifiers: deps.Verifiers,
 		Peer: func([32]byte) (channel.Expect, error) {
 			return channel.Expect{
 				Policy: terms.Policy(f.consortium, attest.RoleCoordinator, true), Posture: terms.Posture(f.consortium, true),
-				Trust: f.deps.Trust, LogKey: f.consortium.Log,
+				Trust: deps.Trust, LogKey: f.consortium.Log,
 			}, nil
 		},
 	}
