@@ -19,7 +19,7 @@ func (r *runner) session(ctx context.Context) (over bool, err error) {
 		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &serving{runner: r, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 2), checkpoints: make(chan []byte, 1)}
+	s := &serving{runner: r, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 2), checkpoints: newCheckpoints()}
 	defer func() {
 		cancel()
 		s.wg.Wait() // nothing of this session runs when the next one begins
@@ -115,7 +115,7 @@ func (s *serving) item(ctx context.Context, it transport.FollowItem) error {
 		return err
 	}
 	if it.Checkpoint != nil {
-		s.offer(it.Checkpoint)
+		s.checkpoints.offer(it.Checkpoint)
 	}
 	if it.Message == nil {
 		return nil
