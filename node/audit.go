@@ -3,106 +3,165 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
 
-// serving is a runner with one connection.
-type serving struct {
-	*runner
-	conn        *connection
-	items       chan transport.FollowItem
-	ended       chan error
-	checkpoints checkpoints
-	wg          sync.WaitGroup
+// inbox holds the newest published and the newest counted checkpoint that the audit has not dealt with.
+// They are kept apart: a counted one in the place of a newer published one would leave that without this
+// node's co-signature, perhaps the one that it waits for.
+type inbox struct {
+	mu                 sync.Mutex
+	published, counted []byte
+	wake               chan struct{} // of one
 }
 
-// mostWaiting bounds the checkpoints that wait for the audit; of an honest log two are of use.
-const mostWaiting = 16
-
-// checkpoints wait for the audit. The newest one that the log published and the newest that counts come
-// over one stream and in any order of their sizes, so that neither may push the other out.
-type checkpoints struct {
-	mu      sync.Mutex
-	waiting [][]byte
-	arrived chan struct{} // holds one token when there may be some
+// offer leaves checkpoints, each in the place of an older one; nil changes nothing.
+func (b *inbox) offer(published, counted []byte) {
+	b.mu.Lock()
+	if published != nil {
+		b.published = published
+	}
+	if counted != nil {
+		b.counted = counted
+	}
+	b.mu.Unlock()
+	b.rouse()
 }
 
-func newCheckpoints() checkpoints { return checkpoints{arrived: make(chan struct{}, 1)} }
+// restore puts back what could not be dealt with, unless a newer one has come.
+func (b *inbox) restore(published, counted []byte) {
+	b.mu.Lock()
+	if b.published == nil {
+		b.published = published
+	}
+	if b.counted == nil {
+		b.counted = counted
+	}
+	b.mu.Unlock()
+	b.rouse()
+}
 
-func (c *checkpoints) offer(cp []byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting = append(c.waiting, cp)
-	c.waiting = c.waiting[max(0, len(c.waiting)-mostWaiting):]
+func (b *inbox) rouse() {
 	select {
-	case c.arrived <- struct{}{}:
+	case b.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (c *checkpoints) take() [][]byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all := c.waiting
-	c.waiting = nil
-	return all
+func (b *inbox) take(ctx context.Context) (published, counted []byte, ok bool) {
+	select {
+	case <-ctx.Done():
+		return nil, nil, false
+	case <-b.wake:
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	published, counted = b.published, b.counted
+	b.published, b.counted = nil, nil
+	return published, counted, true
+}
+
+// checkpoint takes one of the coordinator's: with enough co-signatures it counts, else it was published
+// just now.
+func (s *serving) checkpoint(b []byte) {
+	c, err := audit.ParseCheckpoint(b, s.origin(), s.node.deps.Consortium.Log, s.witnesses)
+	switch {
+	case err != nil:
+		s.log.Warn("checkpoint refused", "error", err)
+	case s.witnesses.Counts(c):
+		s.inbox.offer(nil, b)
+	default:
+		s.inbox.offer(b, nil)
+	}
 }
 
 // audit checks and co-signs each new checkpoint, and learns which ones count. Rounds never wait for it but
 // through promises that are due.
+//
+// A log that shows less than before proves nothing and may come back: it is not co-signed, promises stay
+// overdue, and so uploads wait. One that contradicts itself stops this node for good.
 func (s *serving) audit(ctx context.Context) {
+	wait := backoffMin
 	for {
-		select {
-		case <-ctx.Done():
+		published, counted, ok := s.inbox.take(ctx)
+		if !ok {
 			return
-		case <-s.checkpoints.arrived:
-			for _, cp := range s.checkpoints.take() {
-				if err := s.witness(ctx, cp); err != nil && ctx.Err() == nil {
-					s.log.Warn("checking the log failed", "error", err)
-					if errors.Is(err, audit.ErrForked) {
-						s.post(ctx, func() error { return s.doubt(err) })
-					}
-				}
+		}
+		err := s.witness(ctx, published) // first: one that counts may be newer, and is no rewind
+		if err == nil {
+			published = nil
+			err = s.count(ctx, counted)
+		}
+		refused := (*transport.Refused)(nil)
+		switch {
+		case err == nil:
+			wait = backoffMin
+		case errors.Is(err, audit.ErrForked):
+			s.post(ctx, func(_ context.Context, s *serving) error { return s.doubt(err) })
+		case errors.Is(err, audit.ErrRewound), errors.As(err, &refused), errors.Is(err, transport.ErrTooLate):
+			s.log.Warn("checkpoint not co-signed", "error", err)
+		default: // no answer, or tiles that are not there yet
+			s.inbox.restore(published, counted)
+			if ctx.Err() != nil {
+				return
 			}
+			s.log.Info("checking the log is put off", "error", err, "again_in", wait)
+			if pause(ctx, wait) != nil {
+				return
+			}
+			wait = min(2*wait, backoffMax)
 		}
 	}
 }
 
-// witness takes one checkpoint: one that is newer than the last is co-signed, and one that counts is
-// noted. A checkpoint that counts may be older than the last one seen: members sign while the log grows.
-func (s *serving) witness(ctx context.Context, cp []byte) error {
-	logs := s.conn.client.LogReader(s.digest)
-	line, err := s.auditor.Advance(ctx, pushed{checkpoint: cp, Reader: logs})
-	switch {
-	case errors.Is(err, audit.ErrRewound):
-		if _, late := s.auditor.Counted(ctx, cp, logs); late != nil {
-			return errors.Join(err, late)
-		}
+// witness checks a published checkpoint against all that was seen and promised, writes it down, and hands
+// in the own co-signature; again when it comes again, for a coordinator that restarted has lost it.
+func (s *serving) witness(ctx context.Context, published []byte) error {
+	if published == nil {
 		return nil
-	case err != nil:
+	}
+	logs := s.conn.client.LogReader(s.digest)
+	line, err := s.auditor.Advance(ctx, pushed{checkpoint: published, Reader: logs})
+	if err != nil {
 		return err
 	}
-	counted := cp
-	if line != nil {
-		c, err := audit.ParseCheckpoint(cp, audit.Origin(s.node.deps.Consortium.Name, s.digest), s.node.deps.Consortium.Log, audit.Witnesses{})
-		if err != nil {
-			return err
-		}
-		if counted, err = s.conn.client.CosignCheckpoint(ctx, s.digest, c.Size, line); err != nil {
-			return err
-		}
+	if line == nil {
+		line = s.auditor.Cosignature()
 	}
+	c, err := audit.ParseCheckpoint(published, s.origin(), s.node.deps.Consortium.Log, audit.Witnesses{})
+	if err != nil {
+		return err
+	}
+	counted, err := s.conn.client.CosignCheckpoint(ctx, s.digest, c.Size, line)
+	if err != nil {
+		return fmt.Errorf("handing in a co-signature: %w", err)
+	}
+	return s.count(ctx, counted)
+}
+
+// count takes a checkpoint that has enough co-signatures.
+func (s *serving) count(ctx context.Context, counted []byte) error {
 	if len(counted) == 0 {
 		return nil
 	}
-	_, err = s.auditor.Counted(ctx, counted, logs)
-	if line == nil && !errors.Is(err, audit.ErrForked) {
-		return nil // a published one that came again: it need not count yet
-	}
+	_, err := s.auditor.Counted(ctx, counted, s.conn.client.LogReader(s.digest))
 	return err
+}
+
+// due waits until every promise that is due is kept. What falls due while it waits is waited for too.
+func (s *serving) due(ctx context.Context) error {
+	for {
+		if err := s.auditor.WaitDue(ctx, s.node.deps.Now()); err != nil {
+			return err
+		}
+		if err := s.auditor.Due(s.node.deps.Now()); !errors.Is(err, audit.ErrOverdue) {
+			return err
+		}
+	}
 }
 
 // pushed reads a log whose newest checkpoint the coordinator has just sent.

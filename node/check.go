@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/consilium-fl/consilium/internal/study"
@@ -19,55 +21,65 @@ type Finding struct {
 	Hint   bool   // worth a look; nothing is refused because of it
 }
 
-// Check looks, before anything runs, at all that a node needs: the approvals and, where a study file is
-// given, that the study fits this hospital's consortium, budget and data. After approval no row can stop
-// this node any more, so this is the time to look.
+// Check looks, before anything runs, at all that a node needs: the approvals, the studies it stopped in
+// and, where a study file is given, that the study fits this hospital's consortium, budget and data. After
+// approval no row can stop this node any more, so this is the time to look.
 func Check(c Config, d Deps, file []byte) ([]Finding, error) {
 	n := &Node{config: c, deps: d, log: d.Logger, complaints: map[string]string{}}
-	if err := checkDeps(c, d); err != nil {
+	if _, err := checkDeps(c, d); err != nil {
+		return nil, fmt.Errorf("checking node %s/%s: %w", c.Hospital, c.Node, err)
+	}
+	as, err := n.approvals()
+	if err != nil {
 		return nil, fmt.Errorf("checking node %s/%s: %w", c.Hospital, c.Node, err)
 	}
 	var fs []Finding
-	if _, err := n.approvals(); err != nil {
-		return nil, err
-	}
 	for _, f := range slices.Sorted(maps.Keys(n.complaints)) {
 		fs = append(fs, Finding{Object: "approval " + f, Text: n.complaints[f], Show: n.complaints[f]})
+	}
+	for digest := range as {
+		if b, err := os.ReadFile(filepath.Join(n.studyDir(digest), stoppedFile)); err == nil {
+			fs = append(fs, problem("study "+study.Short(digest), fmt.Errorf("%w: %s", ErrStopped, b)))
+		}
 	}
 	if file == nil {
 		return fs, nil
 	}
+	return append(fs, checkStudy(c, d, file)...), nil
+}
+
+func checkStudy(c Config, d Deps, file []byte) (fs []Finding) {
 	s, err := study.Parse(file)
 	if err != nil {
-		return append(fs, problem("study", err)), nil
+		return []Finding{problem("study", err)}
 	}
 	if err := s.Check(d.Consortium, d.Now()); err != nil {
 		fs = append(fs, problem("study", err))
 	} else if _, err := terms.New(d.Consortium, s); err != nil {
 		fs = append(fs, problem("study", err))
 	}
-	if !contains(s.Members, c.Hospital) {
+	if !slices.Contains(s.Members, c.Hospital) {
 		fs = append(fs, problem("study", fmt.Errorf("hospital %q is not among its members", c.Hospital)))
 	}
 	reg, ok := c.Registries[s.Data.Registry]
 	if !ok {
-		return append(fs, problem("registry "+s.Data.Registry, errors.New("the configuration does not name it"))), nil
+		return append(fs, problem("registry "+s.Data.Registry, errors.New("the configuration does not name it")))
 	}
 	if s.Privacy.Epsilon > reg.Budget.Epsilon || s.Privacy.Delta > reg.Budget.Delta {
 		fs = append(fs, problem("budget of registry "+s.Data.Registry, fmt.Errorf("the study takes ε %v, δ %v; the lifetime budget is ε %v, δ %v", s.Privacy.Epsilon, s.Privacy.Delta, reg.Budget.Epsilon, reg.Budget.Delta)))
 	}
 	exclude, err := dataset.ReadExclusionFile(reg.Exclude.File, reg.Exclude.Column)
 	if err != nil {
-		return append(fs, problem("exclusions of registry "+s.Data.Registry, err)), nil
+		return append(fs, problem("exclusions of registry "+s.Data.Registry, err))
 	}
 	cells, err := dataset.CheckFile(reg.File, s.Data, s.MaxPatients, exclude)
 	if err != nil {
-		return append(fs, problem("data of registry "+s.Data.Registry, err)), nil
+		return append(fs, problem("data of registry "+s.Data.Registry, err))
 	}
 	for _, f := range cells {
 		fs = append(fs, Finding{Object: "data of registry " + s.Data.Registry, Text: f.String(), Show: f.Show(), Hint: f.Hint})
 	}
-	return fs, nil
+	return fs
 }
 
 func problem(object string, err error) Finding {

@@ -43,6 +43,10 @@ func (c *connection) attested() channel.Session {
 	return c.session
 }
 
+// renewIn is when a session that ends after left is to be replaced. One that is short from the start is
+// used for half of its time.
+func renewIn(left time.Duration) time.Duration { return max(left-renewBefore, left/2, time.Second) }
+
 // connect attests with a leaf self-signed by the node key, which may only ask for an SVID, and then
 // again with that.
 func (r *runner) connect(ctx context.Context) (*connection, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -35,7 +36,7 @@ func (n *Node) approvals() (map[[32]byte]study.Approval, error) {
 		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
 		case err != nil:
 			n.complain(e.Name(), err)
-		case a.Until.Before(n.deps.Now()):
+		case !n.deps.Now().Before(a.Until):
 			n.complain(e.Name(), fmt.Errorf("the approval of study %s ended %s", study.Short(a.Study), a.Until.Format("2006-01-02")))
 		default:
 			found[a.Study] = a
@@ -69,7 +70,7 @@ func (n *Node) approval(path string) (study.Approval, error) {
 	return a, nil
 }
 
-// complain logs an approval file that does not count, once a change.
+// complain logs an approval file that does not count, or for "" the folder, once a change.
 func (n *Node) complain(file string, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -80,54 +81,112 @@ func (n *Node) complain(file string, err error) {
 	n.log.Warn("approval does not count", "file", file, "error", err)
 }
 
-// consents says whether this hospital still takes part in the study, in a round under this session: its
-// approval is there and its own policy does not object. Any doubt is a refusal.
-func (s *serving) consents(ctx context.Context) error {
-	as, err := s.node.approvals()
+// errVeto says that this hospital does not take part, by its steward or by its own policy. The node leaves:
+// were it to stay connected, the others would wait for its answer until the deadline.
+var errVeto = errors.New("not taking part")
+
+// consents says whether this hospital takes part in a round under the session at hand: its approval is
+// there and its own policy does not object. Any doubt is a refusal.
+func (r *runner) consents(ctx context.Context) error {
+	a, err := r.approved()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errVeto, err)
 	}
-	a, ok := as[s.digest]
+	return r.ask(ctx, r.request(a))
+}
+
+// approved finds this hospital's approval of the study.
+func (r *runner) approved() (study.Approval, error) {
+	as, err := r.node.approvals()
+	if err != nil {
+		return study.Approval{}, err
+	}
+	a, ok := as[r.digest]
 	if !ok {
-		return fmt.Errorf("this hospital's approval of study %s is not in the approvals folder any more", study.Short(s.digest))
+		return study.Approval{}, fmt.Errorf("this hospital's approval of study %s is not in the approvals folder any more", study.Short(r.digest))
 	}
-	d, err := s.node.deps.Gate.Decide(ctx, s.request(a))
-	if err != nil {
-		return fmt.Errorf("asking the hospital's own policy: %w", err)
-	}
-	if !d.Allow {
-		return fmt.Errorf("the hospital's own policy refuses: %s", strings.Join(d.Reasons, "; "))
+	return a, nil
+}
+
+func (r *runner) ask(ctx context.Context, q policy.Request) error {
+	d, err := r.node.deps.Gate.Decide(ctx, q)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: asking the hospital's own policy: %w", errVeto, err)
+	case !d.Allow:
+		return fmt.Errorf("%w: the hospital's own policy refuses: %s", errVeto, strings.Join(d.Reasons, "; "))
 	}
 	return nil
 }
 
-func (s *serving) request(a study.Approval) policy.Request {
-	st, session := s.terms.Study, s.conn.attested()
+func (r *runner) request(a study.Approval) policy.Request {
+	st, session := r.terms.Study, r.attested
 	return policy.Request{
 		Method: policy.MethodTrain,
-		Now:    s.node.deps.Now(),
+		Now:    r.node.deps.Now(),
 		Session: policy.Session{
 			Study: signed.DigestText(session.Study), Status: string(session.Result.Status),
 			Simulated: session.Result.Claims.Simulated, Until: session.Until,
 		},
-		Target: policy.Target{Study: signed.DigestText(s.digest), Exists: true, State: transport.StateRunning, Members: st.Members, Lead: st.Lead, Release: st.Release.To, Hospitals: st.Release.Hospitals},
+		Target: policy.Target{Study: signed.DigestText(r.digest), Exists: true, State: transport.StateRunning, Members: st.Members, Lead: st.Lead, Release: st.Release.To, Hospitals: st.Release.Hospitals},
 		Study: policy.Study{
-			Hospital: s.node.config.Hospital, Approved: a.Study == s.digest, ApprovedUntil: a.Until,
+			Hospital: r.node.config.Hospital, Approved: a.Study == r.digest, ApprovedUntil: a.Until,
 			Dataset: a.Dataset, Registry: st.Data.Registry,
-			From: st.From, Until: st.Until, EthicsUntil: st.Ethics.Until, Budget: s.affordable(),
-			Title: st.Title, Board: st.Ethics.Board, Rounds: st.Strategy.Rounds,
+			From: st.From, Until: st.Until, EthicsUntil: st.Ethics.Until,
+			Budget: affords(r.ledger, r.node.config.Registries[st.Data.Registry].Budget, r.terms),
+			Title:  st.Title, Board: st.Ethics.Board, Rounds: st.Strategy.Rounds,
 			Epsilon: st.Privacy.Epsilon, Delta: st.Privacy.Delta, Noise: st.Privacy.Noise, Mode: st.Aggregation.Mode,
 		},
 	}
 }
 
-// affordable says whether the ledger still covers a charge of this study: the charge itself decides, this
-// only lets the hospital say no before it trains.
-func (s *serving) affordable() bool {
-	if n := s.ledger.Charges(s.digest); n > 0 {
-		return n < uint64(s.terms.Charges)
+// mayJoin says whether the node may connect for the study at all; of the study it knows the approval alone.
+func (r *runner) mayJoin(ctx context.Context) error {
+	a, err := r.approved()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errVeto, err)
 	}
-	life, used := s.node.config.Registries[s.approval.Dataset].Budget, s.ledger.Reserved()
-	p := s.terms.Study.Privacy
-	return used.Epsilon+p.Epsilon <= life.Epsilon && used.Delta+p.Delta <= life.Delta
+	text := signed.DigestText(r.digest)
+	if err := r.ask(ctx, policy.Request{
+		Method: policy.MethodJoin, Now: r.node.deps.Now(),
+		Session: policy.Session{Study: text}, Target: policy.Target{Study: text},
+		Study: policy.Study{Hospital: r.node.config.Hospital, Approved: a.Study == r.digest, ApprovedUntil: a.Until, Dataset: a.Dataset, Registry: a.Dataset},
+	}); err != nil {
+		return err
+	}
+	r.approval, r.ledger = a, r.node.ledgers[a.Dataset].Ledger
+	return nil
+}
+
+// awaitApproval waits until the node may join.
+func (r *runner) awaitApproval(ctx context.Context) error {
+	return r.until(ctx, func() bool { return false }, r.mayJoin)
+}
+
+// sitOut waits until the hospital consents again, or the session that its policy judged is over and
+// another has to be judged.
+func (r *runner) sitOut(ctx context.Context) error {
+	return r.until(ctx, func() bool { return !r.node.deps.Now().Before(r.attested.Until) }, r.consents)
+}
+
+// until asks once a rescan, and logs each answer that is new.
+func (r *runner) until(ctx context.Context, enough func() bool, allows func(context.Context) error) error {
+	said := ""
+	for {
+		err := allows(ctx)
+		if err == nil || enough() {
+			return nil
+		}
+		if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			r.log.Warn("away until the hospital consents", "error", err)
+		}
+		t := time.NewTimer(rescan)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
 }

@@ -4,22 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
 
-// session serves one connection: over says that the study has ended.
-func (r *runner) session(ctx context.Context) (over bool, err error) {
-	c, err := r.connect(ctx)
+// serving is a runner with one connection.
+type serving struct {
+	*runner
+	life     context.Context // the runner's: rounds live longer than a session
+	conn     *connection
+	items    chan transport.FollowItem
+	ended    chan error // of one: how following ended
+	clearing bool
+	wg       sync.WaitGroup
+}
+
+// session serves one connection: over says that the study has ended. Without an error it is to be renewed.
+func (r *runner) session(life context.Context) (over bool, err error) {
+	c, err := r.connect(life)
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	s := &serving{runner: r, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 2), checkpoints: newCheckpoints()}
+	ctx, cancel := context.WithCancel(life)
+	s := &serving{runner: r, life: life, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 1)}
 	defer func() {
 		cancel()
 		s.wg.Wait() // nothing of this session runs when the next one begins
@@ -29,7 +44,12 @@ func (r *runner) session(ctx context.Context) (over bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("asking for the study: %w", err)
 	}
-	if r.protocol, err = protocolKey(c.attested()); err != nil {
+	switch info.State { // until the release is co-signed it still runs
+	case transport.StateEnded, transport.StateShort, transport.StateCancelled:
+		return true, nil
+	}
+	r.attested = c.attested()
+	if r.protocol, err = protocolKey(r.attested); err != nil {
 		return false, err
 	}
 	if err := r.prepare(info.File); err != nil {
@@ -40,49 +60,43 @@ func (r *runner) session(ctx context.Context) (over bool, err error) {
 
 // loop is where everything that changes a runner's state happens, one thing at a time.
 func (s *serving) loop(ctx context.Context) (over bool, err error) {
-	s.wg.Go(func() { s.follow(ctx) })
+	position := transport.Position{Study: s.digest, Cursor: s.cursor, Boot: s.node.boot, Epoch: slices.Clone(s.epoch)}
+	s.wg.Go(func() { s.ended <- s.follow(ctx, position) })
 	s.wg.Go(func() { s.audit(ctx) })
-	if s.round != nil { // a round goes on over a new connection
-		s.resend(ctx)
-	}
-	renew := time.NewTimer(s.conn.attested().Until.Sub(s.node.deps.Now()) - renewBefore)
+	s.startClearing(ctx)
+	s.resend(ctx) // a round goes on over a new connection
+	renew := time.NewTimer(renewIn(s.attested.Until.Sub(s.node.deps.Now())))
 	defer renew.Stop()
-	for {
+	for err == nil {
 		select {
 		case <-ctx.Done():
-			return false, ctx.Err()
+			err = ctx.Err()
 		case it := <-s.items:
 			err = s.item(ctx, it)
 		case f := <-s.events:
-			err = f()
+			err = f(ctx, s)
 		case err = <-s.ended:
-			if errors.Is(err, errOver) {
+			if errors.Is(err, transport.ErrNotFound) {
 				return true, nil
-			}
-			if err == nil {
-				err = errors.New("the coordinator ended the stream")
 			}
 		case <-renew.C:
 			return false, nil
 		}
-		if err != nil {
-			return false, err
-		}
 	}
+	return false, err
 }
 
-// errOver says that the coordinator's study has ended.
-var errOver = errors.New("the study is over")
-
-// follow keeps a Follow stream open and hands its items to the loop.
-func (s *serving) follow(ctx context.Context) {
-	cursor, epoch := s.cursor, slices.Clone(s.epoch)
+// follow keeps a Follow stream open and hands its items to the loop. The coordinator ends each stream
+// within a minute; one that brings nothing is not asked for at once again.
+func (s *serving) follow(ctx context.Context, p transport.Position) error {
 	for {
-		err := s.conn.client.Follow(ctx, transport.Position{Study: s.digest, Cursor: cursor, Boot: s.node.boot, Epoch: epoch}, func(it transport.FollowItem) error {
-			if !slices.Equal(it.Epoch, epoch) {
-				cursor, epoch = 0, slices.Clone(it.Epoch)
+		brought := false
+		err := s.conn.client.Follow(ctx, p, func(it transport.FollowItem) error {
+			if !slices.Equal(it.Epoch, p.Epoch) {
+				p.Cursor, p.Epoch = 0, slices.Clone(it.Epoch)
 			}
-			cursor = max(cursor, it.Sequence)
+			p.Cursor = max(p.Cursor, it.Sequence)
+			brought = brought || it.Sequence > 0
 			select {
 			case s.items <- it:
 				return nil
@@ -90,23 +104,24 @@ func (s *serving) follow(ctx context.Context) {
 				return ctx.Err()
 			}
 		})
+		if err == nil && !brought {
+			err = pause(ctx, backoffMin)
+		}
 		if err != nil {
-			if errors.Is(err, transport.ErrNotFound) {
-				err = errOver
-			}
-			s.ended <- err
-			return
+			return err
 		}
 	}
 }
 
-// item takes one item of the stream.
+// item takes one item of the stream. One that fails comes again over the next session.
 func (s *serving) item(ctx context.Context, it transport.FollowItem) error {
-	if len(s.epoch) > 0 && !slices.Equal(it.Epoch, s.epoch) {
-		s.log.Info("the coordinator restarted")
-		s.resend(ctx)
+	if !slices.Equal(it.Epoch, s.epoch) {
+		if len(s.epoch) > 0 {
+			s.log.Info("the coordinator restarted")
+			s.resend(ctx)
+		}
+		s.epoch, s.cursor = it.Epoch, 0
 	}
-	s.epoch, s.cursor = it.Epoch, max(it.Sequence, 0)
 	if err := s.enrolled(it.Enrolments); err != nil {
 		return err
 	}
@@ -115,76 +130,107 @@ func (s *serving) item(ctx context.Context, it transport.FollowItem) error {
 		return err
 	}
 	if it.Checkpoint != nil {
-		s.checkpoints.offer(it.Checkpoint)
+		s.checkpoint(it.Checkpoint)
 	}
-	if it.Message == nil {
-		return nil
-	}
-	return s.message(ctx, *it.Message, leaves)
-}
-
-// enrolled remembers members' enrolment files: their witness keys count checkpoints.
-func (s *serving) enrolled(files [][]byte) error {
-	before := len(s.enrolments)
-	for _, f := range files {
-		if !slices.ContainsFunc(s.enrolments, func(e []byte) bool { return string(e) == string(f) }) {
-			s.enrolments = append(s.enrolments, f)
+	if it.Message != nil {
+		if err := s.message(ctx, *it.Message, leaves); err != nil {
+			return err
 		}
 	}
-	if len(s.enrolments) == before {
-		return nil
-	}
-	w, err := s.terms.Witnesses(s.enrolments, s.node.deps.Now())
-	if err != nil {
-		return fmt.Errorf("taking the members' enrolments: %w", err)
-	}
-	return s.auditor.SetWitnesses(w.Keys)
+	s.cursor = max(s.cursor, it.Sequence) // the preamble has none
+	return nil
 }
 
-// promised remembers promises and returns their leaves; a boot promise starts the check of the own
-// ledger against the log.
+// enrolled takes members' enrolment files: their witness keys count checkpoints. What is wrong with one
+// keeps that member out, not this node.
+func (s *serving) enrolled(files [][]byte) error {
+	for _, f := range files {
+		e, err := s.node.newest.admit(f, s.node.deps.Now())
+		switch {
+		case err != nil:
+			s.log.Warn("enrolment does not count", "error", err)
+		case !slices.Contains(s.terms.Study.Members, e.Hospital):
+			s.log.Warn("enrolment does not count: its hospital is no member of the study", "hospital", e.Hospital)
+		case e.Serial == s.members[e.Hospital].Serial:
+		case e.Hospital == s.node.config.Hospital:
+			return fmt.Errorf("%w: node %q with serial %d has taken this one's place at hospital %q", errUnfit, e.Node, e.Serial, e.Hospital)
+		default:
+			s.joined(e)
+		}
+	}
+	return nil
+}
+
+func (s *serving) joined(e study.Enrolment) {
+	keys := maps.Clone(s.witnesses.Keys)
+	keys[e.Hospital] = e.WitnessKey
+	if err := s.auditor.SetWitnesses(keys); err != nil { // a key that is somebody else's
+		s.log.Warn("enrolment does not count", "hospital", e.Hospital, "error", err)
+		return
+	}
+	s.members[e.Hospital], s.witnesses.Keys = e, keys
+}
+
+func (s *serving) origin() string { return audit.Origin(s.node.deps.Consortium.Name, s.digest) }
+
+// promised remembers promises and returns their leaves; that of the own boot leaf starts the check of the
+// own ledger against the log.
 func (s *serving) promised(ctx context.Context, raw [][]byte) ([]audit.Leaf, error) {
 	var ps []audit.Promised
 	var leaves []audit.Leaf
-	c := s.node.deps.Consortium
 	for _, b := range raw {
-		p, leaf, err := audit.ParsePromised(b, audit.Origin(c.Name, s.digest), c.Log)
+		p, leaf, err := audit.ParsePromised(b, s.origin(), s.node.deps.Consortium.Log)
 		if err != nil {
 			return nil, fmt.Errorf("reading a promise of the log: %w", err)
 		}
 		ps, leaves = append(ps, p), append(leaves, leaf)
-		if leaf.Kind == audit.Boot && leaf.Subject == s.node.config.Hospital && leaf.Object == signed.Digest(s.node.boot[:]) && !s.cleared {
-			s.wg.Go(func() { s.clear(ctx, p) })
+		if s.bootLeaf == nil && leaf.Kind == audit.Boot && leaf.Subject == s.node.config.Hospital && leaf.Object == signed.Digest(s.node.boot[:]) {
+			s.bootLeaf = &p
 		}
 	}
 	if err := s.auditor.Expect(ps...); err != nil {
 		return nil, s.doubt(err)
 	}
+	s.startClearing(ctx)
 	return leaves, nil
 }
 
-// doubt turns a contradiction in the log into a stop for good, and leaves any other error alone.
+// errBehind says that the log shows more charges of this hospital than its ledger.
+var errBehind = errors.New("the ledger is of an older disk or another machine")
+
+// doubt turns a contradiction in the log, or of the log and the own ledger, into a stop for good, and
+// leaves any other error alone. A ledger that lacks charges closes the study first: dying between the two,
+// the next start finds the same.
 func (s *serving) doubt(err error) error {
-	if errors.Is(err, audit.ErrForked) {
+	switch {
+	case errors.Is(err, errBehind):
+		return errors.Join(s.stop(err), forfeit(s.ledger, s.terms))
+	case errors.Is(err, audit.ErrForked):
 		return s.stop(err)
 	}
 	return err
 }
 
+func (s *serving) startClearing(ctx context.Context) {
+	if s.cleared || s.clearing || s.bootLeaf == nil {
+		return
+	}
+	s.clearing = true
+	boot := *s.bootLeaf
+	s.wg.Go(func() { s.clear(ctx, boot) })
+}
+
 // clear waits until a counted checkpoint includes this process's boot leaf, and then compares the log
 // with the own ledger: a ledger from an old disk lacks charges that the log has, and must not be spent
-// from again.
+// from again. The leaf is over fresh random bytes, so no checkpoint from before this start will do.
 func (s *serving) clear(ctx context.Context, boot audit.Promised) {
 	err := s.auditor.WaitIncluded(ctx, boot)
 	if err == nil {
 		err = s.compareLedger(ctx)
 	}
-	s.post(ctx, func() error {
+	s.post(ctx, func(ctx context.Context, s *serving) error {
 		if err != nil {
 			return s.doubt(err)
-		}
-		if s.cleared {
-			return nil
 		}
 		s.cleared = true
 		s.log.Info("the log and the own ledger agree")
@@ -193,7 +239,7 @@ func (s *serving) clear(ctx context.Context, boot audit.Promised) {
 		}
 		if held := s.held; held != nil {
 			s.held = nil
-			return s.plan(ctx, *held, s.heldLeaves)
+			return s.plan(ctx, held.message, held.leaves)
 		}
 		return nil
 	})
@@ -208,14 +254,22 @@ func (s *serving) compareLedger(ctx context.Context) error {
 		if l.Kind != audit.Charge || l.Subject != s.node.config.Hospital || known[l.Object] {
 			return nil
 		}
-		return s.stop(fmt.Errorf("the log has a charge of this hospital for round %d (leaf %d) that its ledger lacks: the ledger is of an older disk or another machine; the study is closed for this hospital", l.Round, i))
+		return fmt.Errorf("leaf %d of the log is a charge of this hospital for round %d that its ledger lacks: %w; the study is closed for this hospital", i, l.Round, errBehind)
 	})
 }
 
-// post hands f to the loop; it is dropped when the session ends first.
-func (s *serving) post(ctx context.Context, f func() error) {
+// post hands f to the loop of whichever session is at hand; it is dropped when ctx ends first.
+func (r *runner) post(ctx context.Context, f func(context.Context, *serving) error) {
 	select {
-	case s.events <- f:
+	case r.events <- f:
 	case <-ctx.Done():
 	}
+}
+
+// forget ends a round: what runs for it stops, and its machine erases its secrets.
+func (r *roundState) forget() {
+	r.cancel()
+	r.member.Step(aggregate.Expired{})
+	clear(r.vector)
+	r.vector = nil
 }

@@ -8,17 +8,19 @@
 //
 // For each approved study a runner connects, follows the coordinator's messages and drives one
 // aggregate.Member a round. The runner's loop owns all of its state; training, uploads and the audit of
-// the log run beside it and report back over channels. On shutdown the loops end first, then
-// connections and files close.
+// the log run beside it and report back over a channel. Training outlives a connection, all else ends
+// with it. On shutdown the loops end first, then training, then files close.
 package node
 
 import (
-	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,88 +29,111 @@ import (
 	"github.com/consilium-fl/consilium/internal/study"
 )
 
-// rescan is how often the approvals folder is read for a study that is new.
+// rescan is how often the approvals folder is read for what is new or gone.
 const rescan = time.Second
+
+// lockFile keeps a second process off a state folder: two would each answer one round.
+const lockFile = "lock"
 
 // Node is one hospital's agent.
 type Node struct {
-	config     Config
-	deps       Deps
-	log        *slog.Logger
-	ledgers    map[string]ledger
-	boot       [16]byte
-	complaints map[string]string // by approval file: what was last logged; guarded by mu
+	config  Config
+	deps    Deps
+	log     *slog.Logger
+	lock    io.Closer
+	ledgers map[string]ledger
+	newest  *newest
+	boot    [16]byte
+
 	mu         sync.Mutex
+	complaints map[string]string // by approval file: what was last logged
 }
 
 // New checks that the pieces fit together: the consortium is the pinned one and signed by the own
-// hospital, the enrolment is this node's, the ledgers open.
+// hospital, the enrolment is this node's and the newest of its hospital, no other process uses the state
+// folder, the ledgers open and go on where a predecessor stopped.
 func New(c Config, d Deps) (*Node, error) {
-	if err := checkDeps(c, d); err != nil {
-		return nil, fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err)
-	}
-	if err := store.PrivateDir(c.State); err != nil {
-		return nil, fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err)
-	}
-	ls, err := openLedgers(c, d.Journal)
+	n, err := open(c, d)
 	if err != nil {
 		return nil, fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err)
 	}
-	boot, err := newBoot()
-	if err != nil {
-		return nil, fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err)
-	}
-	return &Node{
-		config: c, deps: d, ledgers: ls, boot: boot, complaints: map[string]string{},
-		log: d.Logger.With("hospital", c.Hospital, "node", c.Node),
-	}, nil
+	return n, nil
 }
 
-func checkDeps(c Config, d Deps) error {
+func open(c Config, d Deps) (_ *Node, err error) {
+	e, err := checkDeps(c, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := store.PrivateDir(c.State); err != nil {
+		return nil, err
+	}
+	n := &Node{config: c, deps: d, log: d.Logger.With("hospital", c.Hospital, "node", c.Node), complaints: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if n.lock, err = store.Lock(filepath.Join(c.State, lockFile)); err != nil {
+		return nil, err
+	}
+	if n.ledgers, err = openLedgers(c, d.Journal); err != nil {
+		return nil, err
+	}
+	if n.newest, err = openNewest(filepath.Join(c.State, "enrolments"), d.Consortium); err != nil {
+		return nil, err
+	}
+	if _, err := n.newest.admit(d.Enrolment, d.Now()); err != nil {
+		return nil, err
+	}
+	if err := n.succeed(e); err != nil {
+		return nil, err
+	}
+	n.boot, err = newBoot()
+	return n, err
+}
+
+func checkDeps(c Config, d Deps) (e study.Enrolment, err error) {
 	if len(c.Consortia) != 1 || d.Consortium.Digest != c.Consortia[0].Digest {
-		return fmt.Errorf("the consortium file has digest %s, which is not the one pinned", signed.DigestText(d.Consortium.Digest))
+		return e, fmt.Errorf("the consortium file has digest %s, which is not the one pinned", signed.DigestText(d.Consortium.Digest))
 	}
 	h, ok := d.Consortium.Hospitals[c.Hospital]
 	if !ok {
-		return fmt.Errorf("consortium %s has no hospital %q", d.Consortium.Name, c.Hospital)
+		return e, fmt.Errorf("consortium %s has no hospital %q", d.Consortium.Name, c.Hospital)
 	}
 	if !d.Consortium.SignedBy(d.Signatures, c.Hospital) {
-		return fmt.Errorf("the consortium file lacks the signature of hospital %q itself", c.Hospital)
+		return e, fmt.Errorf("the consortium file lacks the signature of hospital %q itself", c.Hospital)
 	}
 	for name := range c.Registries {
-		if !contains(h.Registries, name) {
-			return fmt.Errorf("registry %q is not among those of hospital %q in the consortium file", name, c.Hospital)
+		if !slices.Contains(h.Registries, name) {
+			return e, fmt.Errorf("registry %q is not among those of hospital %q in the consortium file", name, c.Hospital)
 		}
 	}
-	e, err := d.Consortium.ParseEnrolment(d.Enrolment, d.Now())
-	if err != nil {
-		return err
+	if e, err = d.Consortium.ParseEnrolment(d.Enrolment, d.Now()); err != nil {
+		return e, err
 	}
 	switch {
 	case e.Hospital != c.Hospital || e.Node != c.Node:
-		return fmt.Errorf("the enrolment is of node %s/%s", e.Hospital, e.Node)
+		return e, fmt.Errorf("the enrolment is of node %s/%s", e.Hospital, e.Node)
 	case !e.NodeKey.Equal(d.NodeKey.Public()):
-		return errors.New("the enrolment names another node key than the one in the state folder")
+		return e, errors.New("the enrolment names another node key than the one in the state folder")
 	case !e.WitnessKey.Equal(d.WitnessKey.Public()):
-		return errors.New("the enrolment names another witness key than the one in the state folder")
+		return e, errors.New("the enrolment names another witness key than the one in the state folder")
 	}
-	return nil
+	return e, nil
 }
 
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
-
-// Close releases the ledgers' files; call it after Run has returned.
+// Close releases the state folder; call it after Run has returned.
 func (n *Node) Close() error {
 	var errs []error
 	for _, l := range n.ledgers {
 		errs = append(errs, l.journal.Close())
+	}
+	if n.newest != nil {
+		errs = append(errs, n.newest.cell.Close())
+	}
+	if n.lock != nil {
+		errs = append(errs, n.lock.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -120,21 +145,22 @@ var ErrStopped = errors.New("stopped for good")
 // errDropped ends a node that the simulation takes away.
 var errDropped = errors.New("dropped by the simulation")
 
-// Run takes part in every approved study until ctx ends.
+// Run takes part in every approved study until ctx ends. It fails only when the approvals folder cannot be
+// read at the start; one that cannot be read later approves nothing.
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel(nil)
+	as, err := n.approvals()
+	if err != nil {
+		return fmt.Errorf("running node %s/%s: %w", n.config.Hospital, n.config.Node, err)
+	}
+	n.log.Info("node started", "coordinator", n.config.Coordinator, "simulated", n.config.Insecure.SimulatedTEE)
 	started := map[[32]byte]bool{}
 	tick := time.NewTicker(rescan)
 	defer tick.Stop()
-	n.log.Info("node started", "coordinator", n.config.Coordinator, "simulated", n.config.Insecure.SimulatedTEE)
 	for {
-		as, err := n.approvals()
-		if err != nil {
-			return fmt.Errorf("running node %s/%s: %w", n.config.Hospital, n.config.Node, err)
-		}
 		for digest, a := range as {
 			if started[digest] {
 				continue
@@ -148,9 +174,11 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			wg.Wait()
 			return nil
 		case <-tick.C:
+		}
+		if as, err = n.approvals(); err != nil {
+			n.complain("", err)
 		}
 	}
 }
@@ -161,19 +189,17 @@ func (n *Node) study(ctx context.Context, digest [32]byte, a study.Approval) err
 	err := r.run(ctx)
 	switch {
 	case err == nil:
-		n.log.Info("study is over", "study", study.Short(digest))
+		r.log.Info("study is over")
 	case ctx.Err() != nil || errors.Is(err, errDropped):
 	default:
-		n.log.Error("study stopped", "study", study.Short(digest), "error", err)
+		r.log.Error("study stopped", "error", err)
 	}
 	return err
 }
 
 // studyDir is where a study's log memory, last round and spool are kept.
-func (n *Node) studyDir(digest [32]byte) string {
-	return filepath.Join(n.config.State, "study-"+hexName(digest))
-}
+func (n *Node) studyDir(digest [32]byte) string { return studyDir(n.config.State, digest) }
 
-func hexName(d [32]byte) string {
-	return string(bytes.TrimPrefix([]byte(signed.DigestText(d)), []byte("sha256:")))
+func studyDir(state string, digest [32]byte) string {
+	return filepath.Join(state, "study-"+hex.EncodeToString(digest[:]))
 }

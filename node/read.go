@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 
@@ -91,6 +92,9 @@ func (c Config) validate() error {
 		if r.value == "" {
 			return fmt.Errorf("field %q is missing", r.field)
 		}
+	}
+	if host, port, err := net.SplitHostPort(c.Coordinator); err != nil || host == "" || port == "" {
+		return fmt.Errorf("field \"coordinator\" is %q, want host:port", c.Coordinator)
 	}
 	if len(c.Consortia) != 1 {
 		return fmt.Errorf("field \"consortia\" names %d files, want one", len(c.Consortia))

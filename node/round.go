@@ -24,19 +24,34 @@ func (s *serving) message(ctx context.Context, m aggregate.Signed, leaves []audi
 	switch {
 	case m.Kind == "plan":
 		return s.plan(ctx, m, leaves)
+	case m.Kind == "result" && s.held != nil:
+		s.release(m)
+		return nil
 	case s.round == nil:
 		return nil
 	case m.Kind == "proposal":
 		if err := s.chargesPromised(m); err != nil {
 			s.log.Warn("proposal refused", "round", s.round.number, "error", err)
+			if errors.Is(err, audit.ErrForked) {
+				return s.doubt(err)
+			}
 			return nil
 		}
 	}
 	return s.step(ctx, aggregate.Received{Message: m})
 }
 
-// plan begins a round, unless its number was seen, its leaf was not promised, or this hospital no longer
-// consents.
+// release drops a held Plan whose round is over.
+func (s *serving) release(m aggregate.Signed) {
+	if msg, err := aggregate.Parse(m); err == nil {
+		if r, ok := msg.(aggregate.Result); ok && r.Plan == s.held.message.Digest() {
+			s.held = nil
+		}
+	}
+}
+
+// plan begins a round, unless its number was seen, its leaf was not promised, it is not what this node
+// computes from its own study.yaml, or this hospital no longer consents.
 func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.Leaf) error {
 	msg, err := aggregate.Parse(m)
 	if err != nil {
@@ -52,40 +67,42 @@ func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.L
 		return nil // sent again over a new stream
 	}
 	if !s.cleared {
-		s.held, s.heldLeaves = &m, leaves
+		s.held = &heldPlan{m, leaves}
 		return nil
 	}
-	if err := s.mayBegin(ctx, m, number, leaves); err != nil {
+	member, err := s.mayBegin(ctx, m, number, leaves)
+	if err != nil {
 		s.log.Warn("plan refused", "round", number, "error", err)
+		if errors.Is(err, errVeto) {
+			return err
+		}
 		return nil
 	}
 	s.endRound()
-	if err := s.cells.see(number); err != nil {
-		return err
-	}
-	member, err := aggregate.NewMember(s.memberConfig(), m)
-	if err != nil {
-		s.log.Warn("plan refused", "round", number, "error", err)
-		return nil
-	}
 	s.begin(ctx, member)
 	return s.step(ctx, aggregate.Begin{})
 }
 
-func (s *serving) mayBegin(ctx context.Context, m aggregate.Signed, number uint64, leaves []audit.Leaf) error {
+// mayBegin makes the machine of a plan that holds up. The consent is asked last, and before a patient is
+// looked at.
+func (s *serving) mayBegin(ctx context.Context, m aggregate.Signed, number uint64, leaves []audit.Leaf) (*aggregate.Member, error) {
 	last, err := s.cells.seen()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if number <= last || number > last+farthest {
-		return fmt.Errorf("its number is %d, want more than %d and at most %d", number, last, last+farthest)
+		return nil, fmt.Errorf("its number is %d, want more than %d and at most %d", number, last, last+farthest)
 	}
 	if !slices.ContainsFunc(leaves, func(l audit.Leaf) bool {
 		return l.Kind == audit.Plan && l.Round == number && l.Object == m.Digest()
 	}) {
-		return errors.New("the log has not promised it")
+		return nil, errors.New("the log has not promised it")
 	}
-	return s.consents(ctx)
+	member, err := aggregate.NewMember(s.memberConfig(), m)
+	if err != nil {
+		return nil, err
+	}
+	return member, s.consents(ctx)
 }
 
 // chargesPromised checks that the log has promised the charge of every contribution to a proposed set:
@@ -99,10 +116,9 @@ func (s *serving) chargesPromised(m aggregate.Signed) error {
 	if !ok {
 		return fmt.Errorf("got a %T", msg)
 	}
-	c := s.node.deps.Consortium
 	promises := make([]audit.Promised, 0, len(p.Contributions))
 	for _, part := range p.Contributions {
-		promise, leaf, err := audit.ParsePromised(part.Promise, audit.Origin(c.Name, s.digest), c.Log)
+		promise, leaf, err := audit.ParsePromised(part.Promise, s.origin(), s.node.deps.Consortium.Log)
 		if err != nil {
 			return fmt.Errorf("the promise for %q: %w", part.Upload.From, err)
 		}
@@ -111,7 +127,7 @@ func (s *serving) chargesPromised(m aggregate.Signed) error {
 			return fmt.Errorf("the upload of %q: %w", part.Upload.From, err)
 		}
 		u, ok := up.(aggregate.Upload)
-		if !ok || leaf.Kind != audit.Charge || leaf.Subject != string(part.Upload.From) || leaf.Object != signed.Digest(u.Charge) {
+		if !ok || leaf.Kind != audit.Charge || leaf.Subject != string(part.Upload.From) || leaf.Round != s.round.number || leaf.Object != signed.Digest(u.Charge) {
 			return fmt.Errorf("the promise for %q is not about its charge", part.Upload.From)
 		}
 		promises = append(promises, promise)
@@ -130,27 +146,26 @@ func (s *serving) memberConfig() aggregate.MemberConfig {
 		Self:      aggregate.MemberID(s.node.config.Hospital),
 		Enrolment: d.Enrolment,
 		Want:      s.terms.Plan(0, [32]byte{}, [32]byte{}),
-		Keys:      terms.Keyring{Consortium: d.Consortium, Protocol: s.protocol, At: d.Now, Known: &s.known},
+		Keys:      keyring{terms.Keyring{Consortium: d.Consortium, Protocol: s.protocol, At: d.Now}, s.node.newest},
 		Signer:    d.NodeKey,
 		Entropy:   d.Entropy,
 		Noise:     noise,
 	}
 }
 
-// begin makes the state of a new round; what ran for the one before has been cancelled.
+// begin makes the state of a new round.
 func (s *serving) begin(ctx context.Context, m *aggregate.Member) {
-	rctx, cancel := context.WithCancel(ctx)
-	s.round = &roundState{member: m, number: m.Plan().Round.Number, ctx: rctx, cancel: cancel, outbox: make(chan aggregate.Signed, 16)}
-	s.wg.Go(func() { s.send(rctx, s.round.number, s.round.outbox) })
+	s.round = &roundState{member: m, number: m.Plan().Round.Number}
+	s.round.ctx, s.round.cancel = context.WithCancel(s.life)
+	s.startSending(ctx)
 }
 
-// endRound forgets a round: its machine has erased its secrets, or dies with them.
+// endRound forgets a round that is over, its spool too.
 func (r *runner) endRound() {
 	if r.round == nil {
 		return
 	}
-	r.round.cancel()
-	clear(r.round.vector)
+	r.round.forget()
 	if err := r.spool.drop(r.round.number); err != nil {
 		r.log.Warn("dropping the spool failed", "error", err)
 	}
@@ -165,7 +180,7 @@ func (s *serving) step(ctx context.Context, e aggregate.Event) error {
 		for _, f := range s.round.member.Step(e) {
 			next, err := s.do(ctx, f)
 			if err != nil {
-				return fmt.Errorf("round %d: %w", s.round.number, err)
+				return err
 			}
 			if next != nil {
 				queue = append(queue, next)
@@ -184,15 +199,20 @@ func (s *serving) do(ctx context.Context, f aggregate.Effect) (next aggregate.Ev
 	case aggregate.Persist:
 		// Dying before this line: nothing was answered. After it: the answer may have left, and the
 		// machine restored from here gives no other.
-		return nil, s.cells.state.Store(f.State)
+		s.durable(s.cells.state.Store(f.State))
 	case aggregate.Send:
+		if f.Message.Kind == "ready" {
+			// The first answer of a round. Dying before this line: the Plan comes again, and all of the round
+			// is done anew. After it: never again.
+			s.durable(s.cells.see(s.round.number))
+		}
 		return nil, s.queue(f.Message)
 	case aggregate.StartTraining:
-		s.wg.Go(func() { s.train(s.round.ctx, s.round, f.Plan) })
+		s.startTraining()
 	case aggregate.ChargeLedger:
 		return s.charge(f.Charge), nil
 	case aggregate.FillSpool:
-		return s.fillSpool()
+		return s.fillSpool(), nil
 	case aggregate.SendVector:
 		return nil, s.queue(f.Upload)
 	case aggregate.Refuse:
@@ -201,28 +221,52 @@ func (s *serving) do(ctx context.Context, f aggregate.Effect) (next aggregate.Ev
 		s.log.Info("round ended", "round", s.round.number, "outcome", f.Result.Outcome, "why", f.Result.Why)
 		s.endRound()
 	default:
-		return nil, fmt.Errorf("the machine asked for %T, which a member does not do", f)
+		return nil, fmt.Errorf("round %d: the machine asked for %T, which a member does not do", s.round.number, f)
 	}
 	return nil, nil
 }
 
-// train downloads the model and trains beside the loop.
-func (s *serving) train(ctx context.Context, round *roundState, p aggregate.Plan) {
-	x, failed, err := s.trained(ctx, p)
-	s.post(ctx, func() error {
-		if s.round != round {
-			return nil
-		}
-		if err != nil {
-			s.log.Warn("training failed: not taking part in this round", "round", round.number, "error", err)
-			return nil
-		}
-		if failed > 0 {
-			s.log.Info("patients whose gradient failed count as zero", "round", round.number, "patients", failed)
-		}
-		round.vector = x
-		return s.step(ctx, aggregate.Trained{})
+// durable gives the round up when what had to be durable may not be: no answer leaves that a restart
+// could contradict.
+func (s *serving) durable(err error) {
+	if err == nil {
+		return
+	}
+	s.log.Error("storing failed: the round is given up", "round", s.round.number, "error", err)
+	s.endRound()
+}
+
+// startTraining downloads the model and trains beside the loop. The download ends with the connection,
+// training with the round.
+func (s *serving) startTraining() {
+	round, p := s.round, s.round.member.Plan()
+	round.training = true
+	s.work.Go(func() {
+		x, failed, err := s.trained(round.ctx, p)
+		s.post(round.ctx, func(ctx context.Context, now *serving) error {
+			return now.trainingEnded(ctx, round, s, x, failed, err)
+		})
 	})
+}
+
+func (s *serving) trainingEnded(ctx context.Context, round *roundState, then *serving, x []int64, failed int, err error) error {
+	if s.round != round {
+		clear(x)
+		return nil
+	}
+	round.training = false
+	switch {
+	case err != nil && s != then: // it was the old connection's
+		s.startTraining()
+		return nil
+	case err != nil:
+		s.log.Warn("training failed: not taking part in this round", "round", round.number, "error", err)
+		return nil
+	case failed > 0:
+		s.log.Info("patients whose gradient failed count as zero", "round", round.number, "patients", failed)
+	}
+	round.vector = x
+	return s.step(ctx, aggregate.Trained{})
 }
 
 func (s *serving) trained(ctx context.Context, p aggregate.Plan) ([]int64, int, error) {
@@ -243,30 +287,49 @@ func (s *serving) trained(ctx context.Context, p aggregate.Plan) ([]int64, int, 
 // charge charges the own ledger. If the process dies after it, the charge stands and nothing was released.
 func (s *serving) charge(c aggregate.Charge) aggregate.Event {
 	b, err := charge(s.ledger, s.terms, c)
-	if err != nil {
-		if !errors.Is(err, dp.ErrBudget) {
-			s.log.Error("charging the ledger failed", "round", s.round.number, "error", err)
-		}
-		return aggregate.ChargeRefused{Why: err.Error()}
+	if err == nil {
+		return aggregate.Charged{Charge: b}
 	}
-	s.round.roster = c.Roster
-	return aggregate.Charged{Charge: b}
+	if errors.Is(err, dp.ErrBudget) {
+		s.log.Warn("not taking part in this round", "round", s.round.number, "error", err)
+	} else {
+		s.log.Error("charging the ledger failed: not taking part in this round", "round", s.round.number, "error", err)
+	}
+	return s.declined(err)
 }
 
-// fillSpool writes the masked vector, whole, and forgets the plain one.
-func (s *serving) fillSpool() (aggregate.Event, error) {
+// declined forgets the plain vector; the round goes on without it.
+func (s *serving) declined(err error) aggregate.Event {
+	clear(s.round.vector)
+	s.round.vector = nil
+	return aggregate.ChargeRefused{Why: err.Error()}
+}
+
+// fillSpool writes the masked vector, whole, and forgets the plain one. A pass that failed is never made
+// again: the masks are erased.
+func (s *serving) fillSpool() aggregate.Event {
 	digest, err := s.spool.fill(s.round.member, s.round.vector)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = s.observe()
 	}
-	if observe := s.node.deps.Observe; observe != nil {
-		masked, err := os.ReadFile(s.spool.path(s.round.number))
-		if err != nil {
-			return nil, err
-		}
-		observe(s.round.number, slices.Clone(s.round.vector), masked)
+	if err != nil {
+		s.log.Error("spooling failed: not taking part in this round", "round", s.round.number, "error", err)
+		return s.declined(err)
 	}
 	clear(s.round.vector)
 	s.round.vector = nil
-	return aggregate.Spooled{Vector: digest}, nil
+	return aggregate.Spooled{Vector: digest}
+}
+
+// observe shows the simulation what it may see, since it owns the data.
+func (s *serving) observe() error {
+	if s.node.deps.Observe == nil {
+		return nil
+	}
+	masked, err := os.ReadFile(s.spool.path(s.round.number))
+	if err != nil {
+		return err
+	}
+	s.node.deps.Observe(s.round.number, slices.Clone(s.round.vector), masked)
+	return nil
 }

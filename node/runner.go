@@ -3,15 +3,21 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -22,8 +28,8 @@ import (
 	"github.com/consilium-fl/consilium/node/train"
 )
 
-// A runner takes part in one study. Its loop (loop in loop.go) owns every field below; what runs beside
-// it gets copies and answers over r.events.
+// A runner takes part in one study. Its loop (loop in loop.go) owns every field below but inbox; what runs
+// beside it gets copies and answers over events.
 type runner struct {
 	node     *Node
 	digest   [32]byte
@@ -36,35 +42,49 @@ type runner struct {
 	ledger  *dp.Ledger
 	auditor *audit.Auditor
 	spool   spool
+	cells   cells
 
-	enrolments [][]byte
-	protocol   ed25519.PublicKey // of the coordinator: what its evidence bound
+	members   map[string]study.Enrolment // the newest enrolment of each member that is known
+	witnesses audit.Witnesses            // from those
+	protocol  ed25519.PublicKey          // of the coordinator: what its evidence bound
+	attested  channel.Session            // the last one
 
-	cursor     uint64
-	epoch      []byte
-	cleared    bool              // the boot leaf is in a counted checkpoint and the ledger agrees with the log
-	held       *aggregate.Signed // a Plan that waits for that
-	heldLeaves []audit.Leaf      // with the leaves promised for it
-	restored   []byte            // state of a former process's round
-	round      *roundState
+	cursor   uint64
+	epoch    []byte
+	bootLeaf *audit.Promised // this process's, promised by the log
+	cleared  bool            // it is in a counted checkpoint and the ledger agrees with the log
+	held     *heldPlan       // waits for that
+	round    *roundState
 
-	cells  cells
-	known  terms.Known // enrolments of the members
-	events chan func() error
+	inbox  inbox                                      // of the audit
+	events chan func(context.Context, *serving) error // run by the loop of the session at hand
+	work   sync.WaitGroup                             // training: it outlives a session
+}
+
+// heldPlan is a Plan with the leaves that the log promised for it.
+type heldPlan struct {
+	message aggregate.Signed
+	leaves  []audit.Leaf
 }
 
 // roundState is what belongs to one round.
 type roundState struct {
-	member  *aggregate.Member
-	number  uint64
-	roster  [32]byte
-	vector  []int64
-	sent    []aggregate.Signed // again, byte for byte, after a coordinator has restarted
-	upload  *aggregate.Signed
-	cancel  context.CancelFunc
-	ctx     context.Context
-	outbox  chan aggregate.Signed
-	started time.Time
+	member   *aggregate.Member
+	number   uint64
+	ctx      context.Context // ends with the round
+	cancel   context.CancelFunc
+	training bool
+	vector   []int64            // from Trained to Spooled
+	sent     []aggregate.Signed // again, byte for byte, when the coordinator restarted or the connection was replaced
+	sending  sending
+}
+
+// sending is what delivers a round's messages over one session.
+type sending struct {
+	ctx       context.Context
+	stop      context.CancelFunc
+	outbox    chan aggregate.Signed
+	uploading bool
 }
 
 func newRunner(n *Node, digest [32]byte, a study.Approval) *runner {
@@ -73,15 +93,31 @@ func newRunner(n *Node, digest [32]byte, a study.Approval) *runner {
 		node: n, digest: digest, approval: a, dir: dir, spool: spool{dir: dir},
 		log:    n.log.With("study", study.Short(digest)),
 		ledger: n.ledgers[a.Dataset].Ledger,
-		events: make(chan func() error),
+		inbox:  inbox{wake: make(chan struct{}, 1)},
+		events: make(chan func(context.Context, *serving) error),
 	}
 }
 
-// Backoff between connections.
+// Waits between connections and tries.
 const (
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 5 * time.Second
+	unfitAgain = time.Minute // a study that this node cannot take part in as things are
 )
+
+// pause waits for half of d to d, so that nodes that lost one coordinator do not come back as one.
+func pause(ctx context.Context, d time.Duration) error {
+	var b [2]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails
+	t := time.NewTimer(d/2 + d/2*time.Duration(binary.BigEndian.Uint16(b[:]))/(1<<16))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
 
 // run connects again and again until the study is over or this node has to stop.
 func (r *runner) run(ctx context.Context) error {
@@ -95,68 +131,105 @@ func (r *runner) run(ctx context.Context) error {
 		return err
 	}
 	defer r.cells.close(r.log)
+	defer r.leave()
 	wait := backoffMin
 	for {
+		if err := r.awaitApproval(ctx); err != nil {
+			return err
+		}
 		began := r.node.deps.Now()
 		over, err := r.session(ctx)
+		if r.node.deps.Now().Sub(began) > backoffMax {
+			wait = backoffMin
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case over:
 			return nil
-		case errors.Is(err, ErrStopped), errors.Is(err, errDropped), errors.Is(err, errUnfit):
+		case errors.Is(err, ErrStopped), errors.Is(err, errDropped):
 			return err
-		case err != nil:
-			r.log.Info("connection ended", "error", err, "again_in", wait)
-		}
-		if r.node.deps.Now().Sub(began) > backoffMax {
+		case errors.Is(err, errVeto):
+			err = r.sitOut(ctx)
+		case errors.Is(err, errUnfit):
+			r.log.Error("not taking part", "error", err, "again_in", unfitAgain)
+			err = pause(ctx, unfitAgain)
+		case err == nil: // the session is to be renewed
 			wait = backoffMin
+		default:
+			r.log.Info("connection ended", "error", err, "again_in", wait)
+			err = pause(ctx, wait)
+			wait = min(2*wait, backoffMax)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if err != nil {
+			return err
 		}
-		wait = min(2*wait, backoffMax)
 	}
 }
 
-// errUnfit says that the study is not one this node can take part in, whatever the coordinator does.
+// leave ends what runs and erases a round's secrets. Its spool stays: what it holds may be sent again.
+func (r *runner) leave() {
+	if r.round != nil {
+		r.round.forget()
+		r.round = nil
+	}
+	r.work.Wait()
+}
+
+// errUnfit says that the study is not one this node can take part in as things are.
 var errUnfit = errors.New("this node cannot take part")
 
 // prepare checks the study file once and opens what the study needs.
 func (r *runner) prepare(file []byte) error {
+	if _, err := r.node.newest.admit(r.node.deps.Enrolment, r.node.deps.Now()); err != nil {
+		return fmt.Errorf("%w: %w", errUnfit, err)
+	}
 	if r.terms != nil {
-		return nil
+		return r.rightRegistry(r.terms.Study)
 	}
 	if got := signed.Digest(file); got != r.digest {
 		return fmt.Errorf("checking the study file: its digest is %s, want %s", signed.DigestText(got), signed.DigestText(r.digest))
 	}
-	s, err := study.Parse(file)
+	t, err := r.check(file)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err)
-	}
-	if err := s.Check(r.node.deps.Consortium, r.node.deps.Now()); err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err)
-	}
-	if !contains(s.Members, r.node.config.Hospital) {
-		return fmt.Errorf("%w: hospital %q is not a member of the study", errUnfit, r.node.config.Hospital)
-	}
-	if s.Data.Registry != r.approval.Dataset {
-		return fmt.Errorf("%w: the approval is for registry %q, the study wants %q", errUnfit, r.approval.Dataset, s.Data.Registry)
-	}
-	t, err := terms.New(r.node.deps.Consortium, s)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errUnfit, err)
-	}
-	if r.trainer, err = r.load(s); err != nil {
 		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	if err := r.openAuditor(t); err != nil {
 		return err
 	}
 	r.terms = t
-	return r.restore()
+	return nil
+}
+
+// check says what study.yaml fixes, if it is a study for this node, and loads the data.
+func (r *runner) check(file []byte) (*terms.Terms, error) {
+	c := r.node.deps.Consortium
+	s, err := study.Parse(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Check(c, r.node.deps.Now()); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(s.Members, r.node.config.Hospital) {
+		return nil, fmt.Errorf("hospital %q is not a member of the study", r.node.config.Hospital)
+	}
+	if err := r.rightRegistry(s); err != nil {
+		return nil, err
+	}
+	t, err := terms.New(c, s)
+	if err != nil {
+		return nil, err
+	}
+	r.trainer, err = r.load(s)
+	return t, err
+}
+
+func (r *runner) rightRegistry(s *study.Study) error {
+	if s.Data.Registry != r.approval.Dataset {
+		return fmt.Errorf("%w: the approval is for registry %q, the study wants %q", errUnfit, r.approval.Dataset, s.Data.Registry)
+	}
+	return nil
 }
 
 // load reads the registry's file under the study's data contract. Rows that cannot be used are counted
@@ -176,15 +249,16 @@ func (r *runner) load(s *study.Study) (Trainer, error) {
 }
 
 func (r *runner) openAuditor(t *terms.Terms) error {
-	r.enrolments = [][]byte{r.node.deps.Enrolment}
-	w, err := t.Witnesses(r.enrolments, r.node.deps.Now())
+	own, err := r.node.newest.admit(r.node.deps.Enrolment, r.node.deps.Now())
 	if err != nil {
 		return err
 	}
+	r.members = map[string]study.Enrolment{own.Hospital: own}
+	r.witnesses = audit.Witnesses{Keys: map[string]ed25519.PublicKey{own.Hospital: own.WitnessKey}, Need: t.Need}
 	r.auditor, err = audit.NewAuditor(audit.AuditorConfig{
 		Origin:    audit.Origin(r.node.deps.Consortium.Name, r.digest),
 		Log:       r.node.deps.Consortium.Log,
-		Witnesses: w,
+		Witnesses: audit.Witnesses{Keys: maps.Clone(r.witnesses.Keys), Need: t.Need},
 		Witness:   r.node.deps.WitnessKey,
 		Name:      r.node.config.Hospital,
 		Memory:    r.cells.memory,

@@ -4,54 +4,71 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"slices"
 
 	"github.com/consilium-fl/consilium/aggregate"
-	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
 
 // queue hands a message to the round's sender and keeps it: it is sent again, byte for byte, when the
-// coordinator restarts or the connection is replaced.
+// coordinator restarts or the connection is replaced. One that the machine repeats is kept once.
 func (s *serving) queue(m aggregate.Signed) error {
+	if s.round == nil { // given up
+		return nil
+	}
 	if drop := s.node.deps.Drop; drop != nil && drop(s.round.number, m.Kind) {
 		return errDropped
 	}
-	s.round.sent = append(s.round.sent, m)
+	if !slices.ContainsFunc(s.round.sent, func(x aggregate.Signed) bool { return x.Digest() == m.Digest() }) {
+		s.round.sent = append(s.round.sent, m)
+	}
 	s.enqueue(m)
 	return nil
 }
 
 func (s *serving) enqueue(m aggregate.Signed) {
+	round, out := s.round, &s.round.sending
 	if m.Kind == "upload" { // a vector may take long, and a vote must not wait behind it
-		round := s.round
-		s.wg.Go(func() { s.upload(round.ctx, round.number, m) })
+		if !out.uploading {
+			out.uploading = true
+			ctx := out.ctx
+			s.wg.Go(func() { s.upload(ctx, round.number, m) })
+		}
 		return
 	}
 	select {
-	case s.round.outbox <- m:
-	default: // five messages a round, sent at most once an epoch: a full outbox is a dead coordinator's
-		s.log.Warn("message not sent: too many are waiting", "round", s.round.number, "kind", m.Kind)
+	case out.outbox <- m:
+	default: // five messages a round, and each once more a session: a full outbox is a dead coordinator's
+		s.log.Warn("message not sent: too many are waiting", "round", round.number, "kind", m.Kind)
 	}
 }
 
-// resend starts the round's senders anew, over the connection at hand, with what was sent so far.
+// startSending makes the sender of the round at hand over the session at hand, in the place of another.
+func (s *serving) startSending(ctx context.Context) {
+	round := s.round
+	if round.sending.stop != nil {
+		round.sending.stop()
+	}
+	ctx, stop := context.WithCancel(ctx)
+	context.AfterFunc(round.ctx, stop)
+	outbox := make(chan aggregate.Signed, 16)
+	round.sending = sending{ctx: ctx, stop: stop, outbox: outbox}
+	s.wg.Go(func() { s.send(ctx, round.number, outbox) })
+}
+
+// resend sends again what was sent so far in this round, in order, and trains again when the model's
+// download was lost with a connection.
 func (s *serving) resend(ctx context.Context) {
-	if s.round == nil {
+	round := s.round
+	if round == nil {
 		return
 	}
-	s.round.cancel()
-	s.round.ctx, s.round.cancel = context.WithCancel(ctx)
-	s.round.outbox = make(chan aggregate.Signed, 16)
-	rctx, number, outbox := s.round.ctx, s.round.number, s.round.outbox
-	s.wg.Go(func() { s.send(rctx, number, outbox) })
-	for _, m := range s.round.sent {
+	s.startSending(ctx)
+	for _, m := range round.sent {
 		s.enqueue(m)
 	}
-	if s.round.member.Phase() == aggregate.Gathering && s.round.vector == nil && len(s.round.sent) == 0 {
-		// The training of this round was cancelled with the connection that the model came over.
-		round, p := s.round, s.round.member.Plan()
-		s.wg.Go(func() { s.train(rctx, round, p) })
+	if !round.training && len(round.sent) == 0 && round.vector == nil && round.member.Phase() == aggregate.Gathering {
+		s.startTraining()
 	}
 }
 
@@ -64,27 +81,33 @@ func (s *serving) send(ctx context.Context, round uint64, outbox <-chan aggregat
 		case m := <-outbox:
 			err := s.retry(ctx, func() error { return s.conn.client.Send(ctx, s.digest, m) })
 			if err != nil && ctx.Err() == nil {
-				s.log.Warn("message not taken", "round", round, "kind", m.Kind, "error", err)
+				s.log.Info("message not taken", "round", round, "kind", m.Kind, "error", err)
 			}
 		}
 	}
 }
 
-// upload waits until no promise is overdue, sends the chunks that the coordinator lacks and then the
-// signed Upload.
+// upload sends the spooled vector and its signed Upload, and once more where the coordinator says that what
+// it stored is not what was signed.
 func (s *serving) upload(ctx context.Context, round uint64, m aggregate.Signed) {
 	err := s.uploadOnce(ctx, round, m)
 	if refused := (*transport.Refused)(nil); errors.As(err, &refused) && ctx.Err() == nil {
-		err = s.uploadOnce(ctx, round, m) // the stored vector did not match: what is missing is sent again
+		err = s.uploadOnce(ctx, round, m)
 	}
-	if err != nil && ctx.Err() == nil {
-		s.log.Warn("upload not taken", "round", round, "error", err)
-		if errors.Is(err, audit.ErrForked) {
-			s.post(ctx, func() error { return s.doubt(err) })
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	s.log.Warn("upload not taken", "round", round, "error", err)
+	s.post(ctx, func(_ context.Context, s *serving) error {
+		if doubt := s.doubt(err); errors.Is(doubt, ErrStopped) {
+			return doubt
 		}
-	}
+		return nil
+	})
 }
 
+// uploadOnce waits until no promise is overdue, sends the chunks that the coordinator lacks and then the
+// signed Upload. Nothing leaves but what was spooled and signed.
 func (s *serving) uploadOnce(ctx context.Context, round uint64, m aggregate.Signed) error {
 	msg, err := aggregate.Parse(m)
 	if err != nil {
@@ -94,61 +117,81 @@ func (s *serving) uploadOnce(ctx context.Context, round uint64, m aggregate.Sign
 	if !ok {
 		return fmt.Errorf("the spooled message is a %T", msg)
 	}
-	if err := s.auditor.WaitDue(ctx, s.node.deps.Now()); err != nil {
+	if err := s.due(ctx); err != nil {
 		return fmt.Errorf("waiting for the log: %w", err)
 	}
 	f, size, err := s.spool.whole(round, u.Vector)
 	if err != nil {
 		return err
 	}
-	v := transport.Vector{Study: s.digest, Round: round, Roster: u.Roster}
 	defer f.Close() //nolint:errcheck // only read
+	v := transport.Vector{Study: s.digest, Round: round, Roster: u.Roster}
 	if err := s.retry(ctx, func() error { return s.conn.client.Upload(ctx, v, f, size, nil) }); err != nil {
 		return fmt.Errorf("sending the vector: %w", err)
 	}
 	return s.retry(ctx, func() error { return s.conn.client.Send(ctx, s.digest, m) })
 }
 
-// retry tries again while the coordinator cannot be reached; a refusal is an answer.
+// retry tries again while the coordinator cannot be reached or has a fault; anything else is an answer.
 func (s *serving) retry(ctx context.Context, call func() error) error {
 	wait := backoffMin
 	for {
 		err := call()
-		if err == nil || !errors.Is(err, transport.ErrUnreachable) && !errors.Is(err, transport.ErrSessionOver) {
+		again := errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrSessionOver) || errors.Is(err, transport.ErrInternal)
+		if !again || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 		wait = min(2*wait, backoffMax)
 	}
 }
 
-// restore takes up a round that a former process of this node was in: if its masked vector is whole it
-// is sent again, and nothing else of that round is answered.
-func (r *runner) restore() error {
-	state, err := r.cells.state.Load()
-	if err != nil {
-		return err
-	}
-	r.restored = state
-	return nil
-}
-
-// resume is restore's second half, once there is a connection to send over.
+// resume takes up the round that a former process of this node was in: if its masked vector is whole it
+// is sent again, and nothing else of that round is answered. Spools of other rounds are removed.
 func (s *serving) resume(ctx context.Context) error {
-	state := s.restored
-	s.restored = nil
-	if state == nil {
-		return nil
-	}
-	m, err := aggregate.RestoreMember(s.memberConfig(), state)
+	m, err := s.stored()
 	if err != nil {
-		s.log.Warn("the stored round is given up", "error", err)
+		s.log.Info("the stored round is given up", "error", err)
+	}
+	var keep uint64
+	if m != nil {
+		keep = m.Plan().Round.Number
+	}
+	if err := s.spool.clean(keep); err != nil {
+		s.log.Warn("removing old spools failed", "error", err)
+	}
+	if m == nil {
 		return nil
 	}
 	s.begin(ctx, m)
 	return s.step(ctx, aggregate.Begin{})
+}
+
+// stored restores the machine of the last round answered; nil without an error when there is none.
+func (s *serving) stored() (*aggregate.Member, error) {
+	state, err := s.cells.state.Load()
+	if err != nil || state == nil {
+		return nil, err
+	}
+	id, u, err := aggregate.StoredUpload(state)
+	if err != nil {
+		return nil, err
+	}
+	last, err := s.cells.seen()
+	if err != nil {
+		return nil, err
+	}
+	if id.Study != s.digest || id.Number != last {
+		return nil, fmt.Errorf("it is round %d, and round %d was answered", id.Number, last)
+	}
+	f, _, err := s.spool.whole(id.Number, u.Vector)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return aggregate.RestoreMember(s.memberConfig(), state)
 }

@@ -89,6 +89,21 @@ func (s spool) drop(round uint64) error {
 	return nil
 }
 
+// clean removes what is left of rounds other than keep: spools, and those that were never finished.
+func (s spool) clean(keep uint64) error {
+	var errs []error
+	for _, pattern := range []string{"round-*.spool", ".spool-*"} {
+		files, err := filepath.Glob(filepath.Join(s.dir, pattern))
+		errs = append(errs, err)
+		for _, f := range files {
+			if f != s.path(keep) {
+				errs = append(errs, os.Remove(f))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // chunkWords is the number of words of a whole chunk: 64 Ki, or 32 Ki of 64 bits.
 func chunkWords(bits uint8) int {
 	if bits == 64 {
