@@ -54,7 +54,7 @@ func TestDefences(t *testing.T) {
 		{"one share of a dealer", "TestBothShares", []edit{{"release.go", "s.Value, s.Opening = p.key()", "s.Value, s.Opening = p[:], nil"}}},
 		{"a set of enough", "TestTinyCohort", []edit{{"check.go", "len(m.Contributions) < r.quorum(p)", "len(m.Contributions) < 0"}}},
 		{"a floor of three", "TestTinyCohort", []edit{{"threshold.go", "floor := max(3, colluding+2)", "floor := 2"}}},
-		{"a ready signed by its node", "TestMintedNode", []edit{{"check.go", "signed.Verify(key, s.Kind, s.Payload, s.Signature)", "error(nil)"}}},
+		{"a ready signed by its node", "TestMintedNode", []edit{{"check.go", "signed.Verify(key, s.Kind, s.Payload, s.Signature); err != nil", "signed.Verify(key, s.Kind, s.Payload, nil); false && err != nil"}}},
 		{"a ready for its plan", "TestReplayedRound", []edit{{"check.go", "if r.Plan != p.digest {", "if false {"}}},
 		{"a deal for its committee", "TestAnotherStudysDeal", []edit{{"check.go", "if m.Committee != c.digest {\n\t\treturn dealt{}", "if false {\n\t\treturn dealt{}"}}},
 		{"t votes in a transcript", "TestForgedTranscript", []edit{{"check.go", "len(m.Votes) < r.threshold", "len(m.Votes) < 0"}}},
