@@ -34,6 +34,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -79,20 +80,49 @@ func ParseCharge(b []byte) (Charge, error) {
 
 // VectorDigest names a masked vector: SHA-256 over the SHA-256 of each chunk of ChunkBytes.
 func VectorDigest(r io.Reader) ([32]byte, error) {
-	outer, chunk := sha256.New(), make([]byte, ChunkBytes)
-	for {
-		n, err := io.ReadFull(r, chunk)
-		if n > 0 {
-			d := sha256.Sum256(chunk[:n])
-			outer.Write(d[:])
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return [32]byte(outer.Sum(nil)), nil
-		case err != nil:
-			return [32]byte{}, fmt.Errorf("digesting vector: %w", err)
+	h := NewVectorHash()
+	if _, err := io.Copy(h, r); err != nil {
+		return [32]byte{}, fmt.Errorf("digesting vector: %w", err)
+	}
+	return h.Sum(), nil
+}
+
+// VectorHash computes a VectorDigest of what is written to it, in pieces of any length.
+type VectorHash struct {
+	outer, chunk hash.Hash
+	written      int // of the chunk
+}
+
+// NewVectorHash starts with no words.
+func NewVectorHash() *VectorHash { return &VectorHash{outer: sha256.New(), chunk: sha256.New()} }
+
+// Write never fails.
+func (h *VectorHash) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		part := b[:min(len(b), ChunkBytes-h.written)]
+		h.chunk.Write(part)
+		h.written += len(part)
+		b = b[len(part):]
+		if h.written == ChunkBytes {
+			h.turn()
 		}
 	}
+	return n, nil
+}
+
+func (h *VectorHash) turn() {
+	h.outer.Write(h.chunk.Sum(nil))
+	h.chunk.Reset()
+	h.written = 0
+}
+
+// Sum ends the vector and returns its digest.
+func (h *VectorHash) Sum() [32]byte {
+	if h.written > 0 {
+		h.turn()
+	}
+	return [32]byte(h.outer.Sum(nil))
 }
 
 // SumDigest names an opened sum: SHA-256 over its words as little-endian int64.

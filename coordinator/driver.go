@@ -305,6 +305,8 @@ func (d *driver) consider(ctx context.Context) (over bool, err error) {
 		return d.finish(ctx, Ended, "")
 	case charges >= uint64(d.s.terms.Charges):
 		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed, and all %d charges, spare ones included, are used", closed, s.Strategy.Rounds, charges))
+	case len(s.Members)-len(d.progress.LeftOut) < d.s.terms.Minimum:
+		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed when too few hospitals were left: the deals of %s were bad", closed, s.Strategy.Rounds, strings.Join(d.progress.LeftOut, ", ")))
 	case !now.Before(s.Until):
 		return d.finish(ctx, Short, fmt.Sprintf("%d of %d rounds closed when the study expired", closed, s.Strategy.Rounds))
 	case now.Before(s.From):
@@ -439,9 +441,10 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	}
 	d.pin()
 	for _, m := range sortedMembers(d.answered["upload"]) {
-		if i, found := slices.BinarySearch(d.progress.Spent, string(m)); !found {
-			d.progress.Spent = slices.Insert(d.progress.Spent, i, string(m))
-		}
+		d.progress.Spent = including(d.progress.Spent, string(m))
+	}
+	for _, m := range r.Excluded {
+		d.progress.LeftOut = including(d.progress.LeftOut, string(m))
 	}
 	if err := d.progressCell.save(ctx, d.progress); err != nil {
 		return err

@@ -273,6 +273,10 @@ func (d *driver) receive(ctx context.Context, m aggregate.Signed, by seenAs, rep
 		reply <- fmt.Errorf("%w: no round is running", transport.ErrTooLate)
 		return nil
 	}
+	if m.Kind == "ready" && d.leftOut(m.From) {
+		reply <- refused("%q is left out for the rest of the study: its deal of an earlier round was bad", m.From)
+		return nil
+	}
 	if m.Kind == "upload" && len(d.senders[m.From]) > 0 {
 		d.senders[m.From] = append(d.senders[m.From], reply)
 		return nil

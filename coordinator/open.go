@@ -39,8 +39,12 @@ func (d *driver) unmask(x aggregate.Open) ([]int64, error) {
 	if v == nil {
 		return nil, errors.New("no vectors are held")
 	}
+	digests, err := d.uploaded()
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range x.Set {
-		if err := v.each(m, masked.Add); err != nil {
+		if err := v.each(m, digests[m], masked.Add); err != nil {
 			return nil, fmt.Errorf("adding the vector of %q: %w", m, err)
 		}
 	}
@@ -49,6 +53,29 @@ func (d *driver) unmask(x aggregate.Open) ([]int64, error) {
 		return nil, err
 	}
 	return noised.Unmask(x.Opening)
+}
+
+// uploaded are the digests of the vectors in the running round's set, as their members signed them.
+func (d *driver) uploaded() (map[aggregate.MemberID][32]byte, error) {
+	digests := map[aggregate.MemberID][32]byte{}
+	for _, s := range d.round.Transcript() {
+		m, err := aggregate.Parse(s)
+		if err != nil {
+			return nil, err
+		}
+		p, ok := m.(aggregate.Proposal)
+		if !ok {
+			continue
+		}
+		for _, c := range p.Contributions {
+			u, err := aggregate.Parse(c.Upload)
+			if err != nil {
+				return nil, err
+			}
+			digests[c.Upload.From] = u.(aggregate.Upload).Vector
+		}
+	}
+	return digests, nil
 }
 
 // noise makes a sum one that may be unmasked.

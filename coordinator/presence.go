@@ -54,7 +54,7 @@ func (d *driver) arrive(ctx context.Context, m aggregate.MemberID, boot []byte) 
 	}
 	p.away = false
 	d.s.events.tell(Event{Kind: "arrived", Round: d.number, Hospital: string(m), Text: string(m) + " is back"})
-	if d.round == nil || d.lost(m) {
+	if d.round == nil || d.useless(m) {
 		return nil
 	}
 	return d.step(ctx, aggregate.Back{Member: m})
@@ -98,10 +98,26 @@ func (d *driver) lost(m aggregate.MemberID) bool {
 	return d.number != 0 && d.boots[string(m)].Lost == d.number
 }
 
+// leftOut says that a dealer's deals were bad: more than c hospitals said so, or the shares themselves did.
+func (d *driver) leftOut(m aggregate.MemberID) bool {
+	return slices.Contains(d.progress.LeftOut, string(m))
+}
+
+// useless says that nothing of a member is waited for in this round, connected or not.
+func (d *driver) useless(m aggregate.MemberID) bool { return d.lost(m) || d.leftOut(m) }
+
+func including(sorted []string, name string) []string {
+	if i, found := slices.BinarySearch(sorted, name); !found {
+		return slices.Insert(sorted, i, name)
+	}
+	return sorted
+}
+
 // roll counts who follows, and names who does not, those who may still come in time apart.
 func (d *driver) roll() (connected int, pending, away []string) {
 	for m, p := range d.present {
 		switch {
+		case d.leftOut(m):
 		case p.streams > 0:
 			connected++
 		case p.away:
@@ -121,7 +137,7 @@ func (d *driver) announceAbsent(ctx context.Context) error {
 		if d.round == nil {
 			return nil // an Away may end a round
 		}
-		if d.present[m].away || d.lost(m) {
+		if d.present[m].away || d.useless(m) {
 			if err := d.step(ctx, aggregate.Away{Member: m}); err != nil {
 				return err
 			}
@@ -138,7 +154,7 @@ func (d *driver) awaited() (kind string, names []string) {
 		return "", nil
 	}
 	for _, m := range d.s.terms.Members() {
-		owes := before == "" || d.answered[before][m]
+		owes := before == "" && !d.leftOut(m) || d.answered[before][m]
 		if owes && !d.answered[kind][m] {
 			names = append(names, string(m))
 		}

@@ -43,6 +43,7 @@ type progressRecord struct {
 	Charged  uint64            `cbor:"5,keyasint"`
 	Finish   *finishRecord     `cbor:"6,keyasint,omitempty"`
 	Spent    []string          `cbor:"7,keyasint"` // hospitals whose charge a round has seen, sorted
+	LeftOut  []string          `cbor:"8,keyasint"` // dealers whose deals were bad: of no further round, sorted
 }
 
 // roundRecord is one ended round.

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
@@ -206,22 +207,31 @@ func (v *vectors) check(m aggregate.MemberID, want [32]byte) error {
 	return errVector
 }
 
-// each reads a member's vector window by window, whole words at a time; offset counts words.
-func (v *vectors) each(m aggregate.MemberID, f func(offset int, words []byte) error) (err error) {
+// each reads a member's vector window by window, whole words at a time; offset counts words. In the end it
+// wants the digest that the member signed: words are added to a sum, so that whoever owns the disk and
+// adds to them adds to the sum.
+func (v *vectors) each(m aggregate.MemberID, want [32]byte, f func(offset int, words []byte) error) (err error) {
 	r, err := os.Open(v.path(m))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	h := aggregate.NewVectorHash()
 	buf := make([]byte, min(aggregate.ChunkBytes/v.width*v.width, v.size))
 	for off := int64(0); off < v.size; off += int64(len(buf)) {
 		b := buf[:min(int64(len(buf)), v.size-off)]
 		if _, err := io.ReadFull(r, b); err != nil {
 			return err
 		}
+		if _, err := h.Write(b); err != nil {
+			return err
+		}
 		if err := f(int(off/v.width), b); err != nil {
 			return err
 		}
+	}
+	if got := h.Sum(); got != want {
+		return fmt.Errorf("its digest is %s, want %s of the upload: it has changed on disk", signed.DigestText(got), signed.DigestText(want))
 	}
 	return nil
 }

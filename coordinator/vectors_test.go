@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/consilium-fl/consilium/aggregate"
@@ -119,7 +120,11 @@ func TestVectorsReadWholeWords(t *testing.T) {
 			put(t, v, "a", b, i)
 		}
 		got := make([]byte, len(b))
-		if err := v.each("a", func(offset int, w []byte) error {
+		digest, err := aggregate.VectorDigest(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.each("a", digest, func(offset int, w []byte) error {
 			if len(w)%width != 0 {
 				t.Errorf("%d bits: %d bytes at word %d", bits, len(w), offset)
 			}
@@ -130,6 +135,13 @@ func TestVectorsReadWholeWords(t *testing.T) {
 		}
 		if !bytes.Equal(got, b) {
 			t.Errorf("%d bits: words differ from those that were sent", bits)
+		}
+		b[len(b)/2] ^= 1 // on disk, after it was compared
+		if err := os.WriteFile(v.path("a"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.each("a", digest, func(int, []byte) error { return nil }); err == nil {
+			t.Errorf("%d bits: words that changed on disk went into a sum", bits)
 		}
 	}
 }
