@@ -84,6 +84,7 @@ var exits = []struct {
 	{exitShort, is(errShort, simulation.ErrShort), "the last released model can be used within its receipt; a new study spends new privacy"},
 	{exitRefused, is(study.ErrApprovals), "each hospital signs with `consilium study approve`"},
 	{exitRefused, is(dp.ErrBudget), "the registry's lifetime budget is in the hospital's node.yaml"},
+	{exitBadInput, unknownStudy, knownStudies},
 	{exitRefused, isA[*channel.Refused], "compare consortium.yaml, its pinned digest and the trust folder with what the other side runs"},
 	{exitRefused, isA[*transport.Refused], "the reasons above are the other side's; the log has the refusal too"},
 	{exitRefused, is(transport.ErrConflict, errRefused), ""},
@@ -91,11 +92,19 @@ var exits = []struct {
 	{exitBadInput, isA[badInput], ""},
 	{exitBadInput, isA[simulation.BadInput], ""},
 	{exitBadInput, is(transport.ErrBadInput), ""},
-	{exitBadInput, is(transport.ErrNotFound), "`consilium study list` shows what the coordinator knows"},
+	{exitBadInput, is(transport.ErrNotFound), knownStudies},
 	{exitBadInput, is(syscall.EADDRINUSE), "another process listens there: choose another address with --listen"},
 	{exitBadInput, is(fs.ErrNotExist, fs.ErrExist, fs.ErrPermission), ""},
 	{exitUnreachable, is(transport.ErrUnreachable, transport.ErrSessionOver), "check the coordinator's address and that it runs; --wait 1m keeps trying"},
 	{exitUnreachable, is(transport.ErrTooLate, context.DeadlineExceeded), ""},
+}
+
+const knownStudies = "`consilium study list` shows what the coordinator knows"
+
+// unknownStudy is the refusal of a connection for a study that the coordinator does not have.
+func unknownStudy(err error) bool {
+	r, ok := errors.AsType[*channel.Refused](err)
+	return ok && len(r.Reasons) == 1 && r.Reasons[0].Code == channel.CodeStudyUnknown
 }
 
 func is(targets ...error) func(error) bool {

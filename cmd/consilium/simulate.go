@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/consilium-fl/consilium/internal/simulation"
+	"github.com/consilium-fl/consilium/internal/study"
 )
 
 type simulateFlags struct {
@@ -105,15 +106,43 @@ func (f *simulateFlags) complete(c *cobra.Command) error {
 		return err
 	}
 	f.Study, f.StudyName = s.Raw, f.study
-	return nil
+	return checkSites(s, f.Data)
 }
+
+// checkSites checks the files as their owner knows them: the hospitals of the simulation check what is left of them
+// after the split, in which a line has another number.
+func checkSites(s *study.Study, dir string) error {
+	found, problems, err := checkData(s, checkFlags{data: dir})
+	if err != nil || problems == 0 {
+		return err
+	}
+	lines := []string{"checking the data before anybody approves:"}
+	for _, f := range found {
+		if f.Kind == "problem" && len(lines) <= mostProblems {
+			lines = append(lines, f.Text)
+		}
+	}
+	if problems > mostProblems {
+		lines = append(lines, fmt.Sprintf("and %d more", problems-mostProblems))
+	}
+	return hint(bad("%s", strings.Join(lines, "\n")), "`consilium study check FILE --data %s` lists all of them", dir)
+}
+
+// mostProblems is how many a person is shown at once.
+const mostProblems = 20
 
 func (a *app) runOnce(ctx context.Context, f simulateFlags) error {
 	view := newScreen(a.stderr, nil)
 	f.Progress = view.show
 	r, err := simulation.Run(ctx, f.Options)
 	view.close()
-	if r == nil {
+	if ps, ok := errors.AsType[study.Problems](err); ok && f.study != "" {
+		err = ps.WithFile(f.study) // the same lines, under the name that the person gave
+	}
+	switch {
+	case r == nil && errors.Is(err, simulation.ErrShort):
+		return hint(err, "nothing was released; a study goes on while enough hospitals remain")
+	case r == nil:
 		return err
 	}
 	if a.json {
@@ -121,9 +150,9 @@ func (a *app) runOnce(ctx context.Context, f simulateFlags) error {
 	}
 	text := summaryText(r.Summary) + "\n"
 	if r.Keep != "" {
-		text += fmt.Sprintf("%s  has the files to start from, with keys: SIMULATED, 0600\n", r.Keep)
+		text += fmt.Sprintf("%s: the files from which it started, with keys (0600, SIMULATED)\n", r.Keep)
 	}
-	text += fmt.Sprintf("%s  verify it: consilium audit verify %s\n", r.Out, r.Out)
+	text += fmt.Sprintf("%s: verify it with `consilium audit verify %s`\n", r.Out, r.Out)
 	return errors.Join(err, a.print(nil, text))
 }
 
