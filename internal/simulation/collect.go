@@ -97,10 +97,10 @@ func (r *run) views(ctx context.Context, dir string, result *Result, checked *ve
 		return err
 	}
 	for _, l := range checked.Lines {
-		d.Checked = append(d.Checked, l.Text)
+		d.Checked = append(d.Checked, l.Name+": "+l.Text)
 	}
 	for _, l := range checked.Limits {
-		d.Not = append(d.Not, l.Text)
+		d.Not = append(d.Not, l.Name+": "+l.Text)
 	}
 	page, err := report.HTML(d)
 	if err != nil {
@@ -137,6 +137,9 @@ func (r *run) curve(dir string, rounds []RoundSummary) ([]summary.Curve, error) 
 			continue
 		}
 		sum, err := releasedSum(dir, round.Number)
+		if errors.Is(err, fs.ErrNotExist) {
+			break // it closed too late for a checkpoint that counts, and is no part of what was released
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -386,7 +389,7 @@ func (r *run) saw(dir string, rounds []RoundSummary) (Saw, error) {
 			continue
 		}
 		sum, err := releasedSum(dir, round.Number)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return Saw{}, err
 		}
 		out.Sum = sum
