@@ -100,7 +100,10 @@ func TestGradientsNeverCrash(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n = 0
-	for range l.Gradients(ctx, make([]float64, 3)) {
+	for _, err := range l.Gradients(ctx, make([]float64, 3)) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		n++
 		cancel()
 	}
@@ -133,7 +136,10 @@ func BenchmarkGradients(b *testing.B) {
 	l := New(d, study.Model{Intercept: true})
 	w := make([]float64, 3)
 	for b.Loop() {
-		for range l.Gradients(b.Context(), w) {
+		for _, err := range l.Gradients(b.Context(), w) {
+			if err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
 }
