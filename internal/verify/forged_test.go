@@ -447,6 +447,12 @@ func TestForgedFolders(t *testing.T) {
 		{"a model of no round", func(_ *testing.T, s *story) {
 			s.rounds = s.rounds[2:3]
 		}, "rounds/0003/plan.cbor", "trains on model"},
+		{"an approval too large to read", func(_ *testing.T, s *story) {
+			s.files["approvals/big.json"] = make([]byte, maxSigned+1)
+		}, "approvals/big.json", "want at most"},
+		{"an enrolment too large to read", func(_ *testing.T, s *story) {
+			s.files["enrolments/big.json"] = make([]byte, maxSigned+1)
+		}, "enrolments/big.json", "want at most"},
 		{"a study that nobody submitted", func(t *testing.T, s *story) {
 			s.silence(t, audit.Study, 0, s.study.Lead)
 		}, "log", "submitted the study"},
