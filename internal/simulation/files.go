@@ -23,6 +23,7 @@ import (
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/node"
+	"github.com/consilium-fl/consilium/node/dataset"
 )
 
 // BadInput is what a person has to mend in a file or an option.
@@ -64,6 +65,9 @@ func prepare(o Options) (text []byte, sites []site, err error) {
 		return nil, nil, BadInput{named(o.StudyName, err)}
 	}
 	files, err := dataFiles(o.Data, s.Members)
+	if err == nil {
+		err = checkFiles(o.Data, s)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,6 +178,30 @@ func dataFiles(dir string, members []string) (map[string][]byte, error) {
 		}
 	}
 	return files, nil
+}
+
+// checkFiles checks each hospital's file as it is: after the split its lines have other numbers.
+func checkFiles(dir string, s *study.Study) error {
+	var errs []error
+	for _, m := range s.Members {
+		path := filepath.Join(dir, m+".csv")
+		cells, err := dataset.CheckFile(path, s.Data, s.MaxPatients, dataset.Exclusion{})
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, f := range cells {
+			if !f.Hint {
+				errs = append(errs, errors.New(f.String()))
+			}
+		}
+	}
+	if more := len(errs) - mostProblems; more > 0 {
+		errs = append(errs[:mostProblems], fmt.Errorf("and %d more", more))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return badInput("checking the data before anybody approves:\n%w", errors.Join(errs...))
 }
 
 // build writes a federation into dir, which must not exist.

@@ -55,6 +55,11 @@ func simulate(ctx context.Context, o Options, w wiring) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(Progress) {}
 	}
+	for _, dir := range []string{o.Out, o.Keep} {
+		if err := absent(dir); err != nil {
+			return nil, err
+		}
+	}
 	text, sites, err := prepare(o)
 	if err != nil {
 		return nil, err
@@ -64,30 +69,31 @@ func simulate(ctx context.Context, o Options, w wiring) (*Result, error) {
 		return nil, fmt.Errorf("simulating: %w", err)
 	}
 	defer os.RemoveAll(work) //nolint:errcheck // a temporary folder
-	f, err := materials(filepath.Join(work, "federation"), text, sites, o)
+	f, err := build(filepath.Join(work, "federation"), text, sites, o)
 	if err != nil {
 		return nil, err
 	}
 	if err := f.check(ctx); err != nil {
 		return nil, err
 	}
+	if o.Keep != "" {
+		if err := keep(o.Keep, os.DirFS(f.dir)); err != nil {
+			return nil, errors.Join(fmt.Errorf("keeping the files: %w", err), os.RemoveAll(o.Keep))
+		}
+	}
 	s := &run{federation: f, options: o, began: began, wiring: w, seen: newSeen(f)}
 	return s.run(ctx)
 }
 
-// materials writes the federation, and a copy of it to keep.
-func materials(dir string, text []byte, sites []site, o Options) (*federation, error) {
-	f, err := build(dir, text, sites, o)
-	if err != nil || o.Keep == "" {
-		return f, err
+// absent looks before anything runs whether a folder that is to be written is there already.
+func absent(dir string) error {
+	if dir == "" {
+		return nil
 	}
-	if _, err := os.Lstat(o.Keep); err == nil {
-		return nil, badInput("keeping the files: %s exists already, and nothing is overwritten", o.Keep)
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return badInput("writing %s: it exists already, and nothing is overwritten", dir)
 	}
-	if err := keep(o.Keep, os.DirFS(dir)); err != nil {
-		return nil, fmt.Errorf("keeping the files: %w", err)
-	}
-	return f, nil
+	return nil
 }
 
 // keep copies a federation, for its owner's eyes only: it holds keys.
