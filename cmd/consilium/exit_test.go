@@ -74,6 +74,7 @@ func TestScreen(t *testing.T) {
 	s.now = func() time.Time { at = at.Add(time.Second); return at }
 	for _, p := range []simulation.Progress{
 		{Kind: "step", Text: "coordinator started"},
+		{Kind: "missing", Hospital: "cedar", Text: "cedar is away: not connected for 5s"},
 		{Kind: "round", Round: 1, Rounds: 3},
 		{Kind: "phase", Round: 1, Phase: "collecting"},
 		{Kind: "arrived", Round: 1, Hospital: "alder", Text: "upload of alder", Bytes: 124},
@@ -85,11 +86,13 @@ func TestScreen(t *testing.T) {
 	frames := strings.Split(b.String(), "\x1b[J")
 	last := strings.Split(frames[len(frames)-1], "\n")
 	want := []string{
+		"cedar is away: not connected for 5s",
 		"waiting for birch: no Upload after 2s,…",
 		"round 1 of 3  collecting  (0 closed)",
 		"  hospital  last message  masked bytes",
 		"  alder     upload               124 B",
 		"  birch",
+		"  cedar     away",
 		"",
 	}
 	if strings.Join(last, "\n") != strings.Join(want, "\n") {

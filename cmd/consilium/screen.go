@@ -26,8 +26,9 @@ type screen struct {
 
 	round, rounds int
 	phase         string
-	began         time.Time // of the round, by the events' clock
-	missing       string    // who is missing, in words
+	began         time.Time         // of the round, by the events' clock
+	missing       string            // who is missing in this phase, in words
+	away          map[string]string // hospital: that it is not connected, in words
 	members       []string
 	did           map[string]string // hospital: its last word in this round
 	bytes         map[string]uint64 // hospital: of its masked vector in this round
@@ -41,7 +42,7 @@ type screen struct {
 const frameEvery = 50 * time.Millisecond
 
 func newScreen(w io.Writer, members []string) *screen {
-	s := &screen{w: w, now: time.Now, members: slices.Clone(members), outcomes: map[string]int{}}
+	s := &screen{w: w, now: time.Now, members: slices.Clone(members), outcomes: map[string]int{}, away: map[string]string{}}
 	s.width, s.live = terminal(w)
 	s.turn(0)
 	return s
@@ -100,6 +101,7 @@ func (s *screen) note(p simulation.Progress) (urgent bool) {
 		word, _, _ := strings.Cut(p.Text, " of ")
 		if strings.Contains(word, " ") { // it came back
 			word = "back"
+			delete(s.away, p.Hospital)
 			s.line("%s%s", s.where(), p.Text)
 		}
 		s.did[p.Hospital] = word
@@ -108,10 +110,11 @@ func (s *screen) note(p simulation.Progress) (urgent bool) {
 			s.missing = ""
 		}
 	case "missing":
-		if p.Hospital != "" {
-			s.did[p.Hospital] = "missing"
+		if strings.Contains(p.Text, " is away") && p.Hospital != "" {
+			s.away[p.Hospital] = p.Text
+		} else {
+			s.missing = p.Text
 		}
-		s.missing = p.Text
 		s.line("%s%s", s.where(), p.Text)
 		return true
 	case "refused":
@@ -172,6 +175,11 @@ func (s *screen) draw() {
 		return
 	}
 	var lines []string
+	for _, m := range s.members {
+		if s.away[m] != "" {
+			lines = append(lines, s.away[m])
+		}
+	}
 	if s.missing != "" {
 		lines = append(lines, s.missing)
 	}
@@ -182,7 +190,11 @@ func (s *screen) draw() {
 		if n := s.bytes[m]; n > 0 {
 			sent = size(n)
 		}
-		t.add("", m, s.did[m], sent)
+		word := s.did[m]
+		if word == "" && s.away[m] != "" {
+			word = "away"
+		}
+		t.add("", m, word, sent)
 	}
 	lines = append(lines, strings.Split(strings.TrimRight(t.String(), "\n"), "\n")...)
 	s.clear()
