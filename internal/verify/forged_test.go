@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
@@ -50,6 +51,22 @@ func (s *story) certify(t testing.TB, number uint64, change func(c *aggregate.Ce
 	r.messages[i] = sign(t, "", c)
 	s.relog(audit.Set, number, r.messages[i].Digest())
 	s.conclude(t, number, func(x *aggregate.Result) { x.Certificate = r.messages[i].Digest() })
+}
+
+// propose5 replaces the proposal of the fifth round, and has everybody vote for it.
+func (s *story) propose5(t testing.TB, change func(p *aggregate.Proposal)) {
+	t.Helper()
+	r := s.rounds[4]
+	i := r.index("proposal")
+	p := message[aggregate.Proposal](t, r.messages[i])
+	change(&p)
+	r.messages[i] = sign(t, "", p)
+	s.certify(t, 5, func(c *aggregate.Certificate) {
+		c.Proposal = r.messages[i].Digest()
+		for j, v := range c.Votes {
+			c.Votes[j] = sign(t, string(v.From), aggregate.Vote{Proposal: c.Proposal})
+		}
+	})
 }
 
 // conclude replaces the result of a round, and makes the log follow.
@@ -453,6 +470,34 @@ func TestForgedFolders(t *testing.T) {
 		{"an enrolment too large to read", func(_ *testing.T, s *story) {
 			s.files["enrolments/big.json"] = make([]byte, maxSigned+1)
 		}, "enrolments/big.json", "want at most"},
+		{"a promise of another place in the log", func(t *testing.T, s *story) {
+			s.propose5(t, func(p *aggregate.Proposal) {
+				m, _, err := audit.ParsePromised(p.Contributions[0].Promise, s.origin(), public("log"))
+				if err == nil {
+					m, err = audit.MakePromise(s.origin(), 3, m.Leaf, s.start, key("log"))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.Contributions[0].Promise = m.Encode()
+			})
+		}, "rounds/0005/proposal.cbor", "promised the charge of \"cleveland\" at leaf 3, which is another"},
+		{"a promise for another's charge", func(t *testing.T, s *story) {
+			s.propose5(t, func(p *aggregate.Proposal) { p.Contributions[0].Promise = p.Contributions[1].Promise })
+		}, "rounds/0005/proposal.cbor", "is not about its charge"},
+		{"a promise that the log did not sign", func(t *testing.T, s *story) {
+			s.propose5(t, func(p *aggregate.Proposal) {
+				p.Contributions[0].Promise = slices.Clone(p.Contributions[0].Promise)
+				p.Contributions[0].Promise[len(p.Contributions[0].Promise)-1] ^= 1
+			})
+		}, "rounds/0005/proposal.cbor", "the promise for \"cleveland\""},
+		{"a co-signature of another checkpoint", func(t *testing.T, s *story) {
+			s.before = func(files map[string][]byte) {
+				other := slices.Concat([]byte("x"), files[checkpointFile])
+				at := bytes.LastIndex(files[checkpointFile], []byte("\u2014"))
+				files[checkpointFile] = slices.Concat(files[checkpointFile][:at], s.cosign(t, other, "va"))
+			}
+		}, checkpointFile, "invalid signature"},
 		{"a study that nobody submitted", func(t *testing.T, s *story) {
 			s.silence(t, audit.Study, 0, s.study.Lead)
 		}, "log", "submitted the study"},
