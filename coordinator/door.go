@@ -25,16 +25,21 @@ import (
 // expectPeer says how a client is appraised. No node is admitted but for a study that has its approvals; a
 // person may come for any study there is, or for the consortium.
 func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
-	nobody := channel.Expect{Policy: attest.Policy{Role: attest.RoleNode}, Posture: attest.PostureExpect{}, Trust: c.deps.Trust}
+	nobody := func(why string) channel.Expect {
+		return channel.Expect{Policy: attest.Policy{Role: attest.RoleNode}, Trust: c.deps.Trust, NoNodes: why}
+	}
 	if digest == c.deps.Consortium.Digest {
-		return nobody, nil
+		return nobody("a person: nodes connect for one study"), nil
 	}
 	s, err := c.find(digest)
 	if err != nil {
 		return channel.Expect{}, errors.New("no such study")
 	}
-	if st := s.state(); st == Proposed || st == Cancelled {
-		return nobody, nil
+	switch s.state() {
+	case Proposed:
+		return nobody("a study that enough hospitals have approved"), nil
+	case Cancelled:
+		return nobody("a study that was not cancelled"), nil
 	}
 	return channel.Expect{
 		Policy:  terms.Policy(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE),

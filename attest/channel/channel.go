@@ -51,6 +51,7 @@ type Expect struct {
 	Posture attest.PostureExpect
 	Trust   *endorse.Snapshot
 	LogKey  ed25519.PublicKey // of the coordinator; required for a client
+	NoNodes string            // server only: why no node is admitted, in words; empty: those that are appraised well are
 }
 
 func (c *Config) fill() error {

@@ -150,6 +150,26 @@ func TestRolesDoNotMix(t *testing.T) {
 	wantCodes(t, n.err, attest.RoleCoordinator, CodePersonUnlisted)
 }
 
+// TestNoNodes: where a study admits no node yet, a node is told so and a person comes in.
+func TestNoNodes(t *testing.T) {
+	f := newFederation(t)
+	c := f.config(t, attest.RoleCoordinator)
+	c.Peer = func([32]byte) (Expect, error) {
+		e := f.expect(attest.RoleNode)
+		e.NoNodes = "a study that is approved"
+		return e, nil
+	}
+	n, srv := meet(t, client(t, f.config(t, attest.RoleNode)), server(t, c))
+	wantCodes(t, srv.err, attest.RoleCoordinator, CodeNoNodes)
+	wantCodes(t, n.err, attest.RoleCoordinator, CodeNoNodes)
+	lead := f.config(t, attest.RolePerson)
+	f.list(lead, "r.lead")
+	c.Person = f.config(t, attest.RoleCoordinator).Person
+	if p, srv := meet(t, client(t, lead), server(t, c)); p.err != nil || srv.err != nil {
+		t.Errorf("person: %v; coordinator: %v", p.err, srv.err)
+	}
+}
+
 func TestUnknownStudy(t *testing.T) {
 	f := newFederation(t)
 	s := server(t, f.config(t, attest.RoleCoordinator))

@@ -144,6 +144,9 @@ func (h *handshake) greet(hello Hello) (Expect, []attest.Reason) {
 	if err != nil {
 		return Expect{}, []attest.Reason{{Code: CodeStudyUnknown, Path: "hello.study", Got: signed.DigestText(hello.Study), Want: err.Error()}}
 	}
+	if hello.Role == attest.RoleNode && expect.NoNodes != "" {
+		return Expect{}, []attest.Reason{{Code: CodeNoNodes, Path: "hello.role", Got: string(hello.Role), Want: expect.NoNodes}}
+	}
 	return expect, nil
 }
 

@@ -57,6 +57,7 @@ const (
 	CodeHello          = "hello.invalid"   // version, nonce or study
 	CodeHelloRole      = "hello.role"      // neither a node nor a person
 	CodeStudyUnknown   = "study.unknown"   // nothing is served or expected for it
+	CodeNoNodes        = "study.closed"    // people alone are admitted, for now or for good
 	CodePersonUnlisted = "person.unlisted" // no listed key
 	CodeLeafTime       = "leaf.time"       // the TLS leaf is not valid now
 	CodeProof          = "parse.proof"     // no record where one is due, or one where none is
