@@ -289,6 +289,15 @@ func TestForgedFolders(t *testing.T) {
 			s.study = right
 			s.evidence(t, "va", r, err)
 		}, "evidence/va.cbor", "is bound to study"},
+		{"a coordinator's evidence of another study", func(t *testing.T, s *story) {
+			x := *s.study
+			x.Digest = sha256.Sum256([]byte("another"))
+			right := s.study
+			s.study = &x
+			r, err := s.record(attest.RoleCoordinator, "tls", "log", "protocol", "receipt", "issuer")
+			s.study = right
+			s.evidence(t, coordinatorSubject, r, err)
+		}, "evidence/coordinator.cbor", "is bound to study"},
 		{"evidence that the log never admitted", func(t *testing.T, s *story) {
 			s.silence(t, audit.Admission, 0, "va")
 		}, "evidence/va.cbor", "no leaf that admits \"va\""},
