@@ -86,10 +86,7 @@ func (c *checker) checkRounds(s *section) {
 	}
 	slices.SortFunc(found, func(a, b *round) int { return cmp.Compare(a.number, b.number) })
 	outcomes := map[aggregate.Outcome]int{}
-	for i, r := range found {
-		if i > 0 && found[i-1].number == r.number {
-			s.fail(r.dir, "is round %d, as %s is", r.number, found[i-1].dir)
-		}
+	for _, r := range found {
 		outcomes[r.Result.Outcome]++
 		for _, h := range r.set() {
 			c.served[h] = r.nodes[h]
