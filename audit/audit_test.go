@@ -474,3 +474,36 @@ func TestFullTileStandsForPartial(t *testing.T) {
 		t.Error("a wider partial tile stands for a narrower")
 	}
 }
+
+// A promise that was read well and altered afterwards is verified again.
+func TestPromiseAlteredAfterParsing(t *testing.T) {
+	made, err := MakePromise(testOrigin, 3, testLeaf(7).Encode(), noon, testLogKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := ParsePromised(made.Encode(), testOrigin, logPublic())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.check(testOrigin, logPublic()); err != nil {
+		t.Error(err)
+	}
+	for name, alter := range map[string]func(*Promised){
+		"index":     func(p *Promised) { p.Promise.Index++ },
+		"due":       func(p *Promised) { p.Promise.Due = p.Promise.Due.Add(1e9) },
+		"signature": func(p *Promised) { p.Promise.Signature = bytes.Repeat([]byte{1}, 64) },
+		"leaf":      func(p *Promised) { p.Leaf = flip(p.Leaf, 5) },
+	} {
+		q := p
+		alter(&q)
+		if err := q.check(testOrigin, logPublic()); err == nil {
+			t.Errorf("%s altered: no error", name)
+		}
+	}
+	if err := p.check("heart.example/log", logPublic()); err == nil {
+		t.Error("another origin: no error")
+	}
+	if err := p.check(testOrigin, public(testKey("va"))); err == nil {
+		t.Error("another log key: no error")
+	}
+}

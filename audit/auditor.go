@@ -218,7 +218,7 @@ func (a *Auditor) stopped() error {
 // part of the log is still at hand, else by the next [Auditor.Advance].
 func (a *Auditor) Expect(ps ...Promised) error {
 	for _, p := range ps {
-		if _, err := p.verify(a.c.Origin, a.c.Log); err != nil {
+		if err := p.check(a.c.Origin, a.c.Log); err != nil {
 			return fmt.Errorf("expecting promise: %w", err)
 		}
 	}

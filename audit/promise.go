@@ -57,6 +57,28 @@ func (p Promise) signedBytes(origin string) ([]byte, error) {
 type Promised struct {
 	Leaf    []byte  `cbor:"1,keyasint"`
 	Promise Promise `cbor:"2,keyasint"`
+
+	// verified is of what ParsePromised has verified, so that an Auditor need not again: a promise that was
+	// altered since has another.
+	verified [32]byte
+}
+
+// fingerprint is of a promise in a log of that origin and key.
+func (p Promised) fingerprint(origin string, log ed25519.PublicKey) [32]byte {
+	b, err := signed.Encode([]any{origin, []byte(log), p.Encode()})
+	if err != nil {
+		panic("audit: texts and bytes always encode: " + err.Error())
+	}
+	return signed.Digest(b)
+}
+
+// check is verify, once.
+func (p Promised) check(origin string, log ed25519.PublicKey) error {
+	if p.verified != [32]byte{} && p.verified == p.fingerprint(origin, log) {
+		return nil
+	}
+	_, err := p.verify(origin, log)
+	return err
 }
 
 // MakePromise signs, with the log key, that leaf stands at index and is published by due (cut to
@@ -99,6 +121,7 @@ func ParsePromised(b []byte, origin string, log ed25519.PublicKey) (Promised, Le
 	if err != nil {
 		return Promised{}, Leaf{}, err
 	}
+	p.verified = p.fingerprint(origin, log)
 	return p, l, nil
 }
 
