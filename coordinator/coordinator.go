@@ -312,6 +312,11 @@ func (c *Coordinator) loadStudies(ctx context.Context) error {
 		if err := x.open(ctx); err != nil {
 			return fmt.Errorf("loading study %s: %w", study.Short(d), err)
 		}
+		if !r.State.over() {
+			if err := x.logAgain(ctx); err != nil {
+				return fmt.Errorf("logging study %s: %w", study.Short(d), err)
+			}
+		}
 		c.studies[d] = x
 	}
 	return nil

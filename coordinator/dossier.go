@@ -21,13 +21,15 @@ import (
 
 // A dossier is everything the coordinator has of one study.
 type dossier struct {
-	c      *Coordinator
-	known  terms.Known // enrolments of the members
-	digest [32]byte
-	study  *study.Study
-	terms  *terms.Terms
-	dir    string
-	log    *slog.Logger
+	c     *Coordinator
+	known terms.Known // enrolments of the members
+
+	logging sync.Mutex // held over logAgain: one at a time appends what is not logged yet
+	digest  [32]byte
+	study   *study.Study
+	terms   *terms.Terms
+	dir     string
+	log     *slog.Logger
 
 	events *watch
 	feed   *feed
@@ -189,6 +191,52 @@ func (s *dossier) change(ctx context.Context, f func(r *studyRecord) error) erro
 	}
 	s.record = next
 	return nil
+}
+
+// approvedBy says whether a hospital's approval is here.
+func (s *dossier) approvedBy(hospital string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.record.Approvals[hospital]
+	return ok
+}
+
+// logAgain appends the leaves of the study and of its approvals that are stored and not yet logged. A crash
+// between a leaf and the note that it is there repeats the leaf, which says the same.
+func (s *dossier) logAgain(ctx context.Context) error {
+	s.logging.Lock()
+	defer s.logging.Unlock()
+	s.mu.Lock()
+	r := s.record
+	s.mu.Unlock()
+	logged := slices.Clone(r.Logged)
+	add := func(name string, kind audit.Kind, subject string, object [32]byte) error {
+		at, found := slices.BinarySearch(logged, name)
+		if found {
+			return nil
+		}
+		if _, err := s.append(ctx, kind, subject, object); err != nil {
+			return err
+		}
+		logged = slices.Insert(logged, at, name)
+		return nil
+	}
+	if err := add("", audit.Study, s.study.Lead, s.digest); err != nil {
+		return err
+	}
+	for _, h := range slices.Sorted(maps.Keys(r.Approvals)) {
+		if err := add(h, audit.Approval, h, signed.Digest(r.Approvals[h])); err != nil {
+			return err
+		}
+	}
+	if len(logged) == len(r.Logged) {
+		return nil
+	}
+	return s.change(ctx, func(r *studyRecord) error {
+		// An approval that was replaced meanwhile is logged by whoever replaced it.
+		r.Logged = logged
+		return nil
+	})
 }
 
 // setWhy says for what a running study waits. It is not stored: after a restart it is found out anew.

@@ -31,6 +31,7 @@ type studyRecord struct {
 	State     State             `cbor:"3,keyasint"`
 	Why       string            `cbor:"4,keyasint"`
 	Approvals map[string][]byte `cbor:"5,keyasint"` // by hospital: the DSSE file that counts
+	Logged    []string          `cbor:"6,keyasint"` // whose approvals have their leaf, sorted; "" for the study itself
 }
 
 // progressRecord is what the Store keeps of a study's rounds, under "progress/<hex>": its driver alone

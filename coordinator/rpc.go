@@ -52,6 +52,9 @@ func (c *Coordinator) asMember(ctx context.Context, digest [32]byte) (*dossier, 
 	if x.Study != digest || x.PeerRole != attest.RoleNode || !p.SVID || !p.Enrolled || !slices.Contains(s.study.Members, p.Hospital) {
 		return nil, "", x, refused("only a member's node may do this, with its SVID, on a connection for the study")
 	}
+	if !s.approvedBy(p.Hospital) { // what it did would be of no use: no receipt names a hospital without its approval
+		return nil, "", x, refused("the approval of %q is not here: hand it in with consilium study approve --submit", p.Hospital)
+	}
 	return s, p.Hospital, x, nil
 }
 
@@ -189,14 +192,12 @@ func (h studyHandler) CreateStudy(ctx context.Context, file, signature []byte) (
 	return s.Digest, c.create(ctx, newDossier(c, s, t), signature)
 }
 
-// create stores a new study. A crash after the save leaves it without its leaf: the lead hands it in again,
-// and the leaf is appended then.
+// create stores a new study, and then logs it. A crash between the two: the next start logs it.
 func (c *Coordinator) create(ctx context.Context, s *dossier, signature []byte) error {
 	c.admitting.Lock()
 	defer c.admitting.Unlock()
 	if known, err := c.find(s.digest); err == nil {
-		_, err = known.append(ctx, audit.Study, s.study.Lead, s.digest)
-		return err
+		return known.logAgain(ctx)
 	}
 	if len(c.all()) >= maxStudies {
 		return fmt.Errorf("%w: %d studies are kept here, and no more", transport.ErrConflict, maxStudies)
@@ -211,7 +212,7 @@ func (c *Coordinator) create(ctx context.Context, s *dossier, signature []byte) 
 	}); err != nil {
 		return errors.Join(err, s.closeLog(ctx))
 	}
-	if _, err := s.append(ctx, audit.Study, s.study.Lead, s.digest); err != nil {
+	if err := s.logAgain(ctx); err != nil {
 		return errors.Join(err, s.closeLog(ctx))
 	}
 	c.mu.Lock()
@@ -257,7 +258,7 @@ func (h studyHandler) ApproveStudy(ctx context.Context, file []byte) ([]string, 
 }
 
 // approve stores an approval that counts, and then logs it. A crash between the two: the approval counts,
-// and handing it in again appends its leaf.
+// and the next start logs it.
 func (s *dossier) approve(ctx context.Context, a study.Approval, file []byte) error {
 	c := s.c
 	// By itself it is too few; that it counts at all is what is asked.
@@ -273,6 +274,7 @@ func (s *dossier) approve(ctx context.Context, a study.Approval, file []byte) er
 			r.Approvals = map[string][]byte{}
 		}
 		r.Approvals[a.Hospital] = file
+		r.Logged = slices.DeleteFunc(slices.Clone(r.Logged), func(h string) bool { return h == a.Hospital })
 		if r.State == Proposed {
 			_, missing := c.deps.Consortium.Approved(s.study, slices.Collect(maps.Values(r.Approvals)), c.deps.Now())
 			started = missing == nil
@@ -285,7 +287,7 @@ func (s *dossier) approve(ctx context.Context, a study.Approval, file []byte) er
 	if err != nil {
 		return err
 	}
-	if _, err := s.append(ctx, audit.Approval, a.Hospital, signed.Digest(file)); err != nil {
+	if err := s.logAgain(ctx); err != nil {
 		return err
 	}
 	s.events.tell(Event{Kind: "state", Hospital: a.Hospital, Text: a.Hospital + " approved"})

@@ -112,8 +112,14 @@ func (c *Consortium) previous(o object) [32]byte {
 	return p
 }
 
+// coordinatorName is taken: it is the subject of the coordinator's own leaves.
+const coordinatorName = "coordinator"
+
 func hospital(hospitals object, name string, seen map[string]string) Hospital {
 	named(hospitals, name, labelForm, wantLabel)
+	if name == coordinatorName {
+		hospitals.bad(name, quote(name), "another name: the log tells the coordinator's own acts by it")
+	}
 	o := hospitals.object(name, true)
 	h := Hospital{
 		Governance: o.key("governance", seen),

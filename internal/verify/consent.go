@@ -44,10 +44,6 @@ func (c *checker) checkConsortium(s *section) {
 		s.fail(consortiumFile, "%v", err)
 		return
 	}
-	if _, taken := k.Hospitals[coordinatorSubject]; taken {
-		s.fail(consortiumFile, "a hospital is called %q, which in a log is the coordinator", coordinatorSubject)
-		return
-	}
 	c.consortium = k
 	sigs, err := c.folder.read(signaturesFile, maxSigned)
 	if err != nil {

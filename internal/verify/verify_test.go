@@ -263,7 +263,7 @@ func TestConsortia(t *testing.T) {
 		{"a hospital called coordinator", func(c *study.Consortium) {
 			c.Amend = 4
 			c.Hospitals[coordinatorSubject] = study.Hospital{Governance: public("governance coordinator"), Registries: []string{"cardiology"}}
-		}, hospitals, true, consortiumFile, "in a log is the coordinator"},
+		}, hospitals, true, consortiumFile, "the coordinator's own acts"},
 		{"a file that cannot be read", func(c *study.Consortium) { c.Name = "Not A Name" }, hospitals, true, consortiumFile, "name"},
 		{"too few signatures", func(c *study.Consortium) { c.Name = "other.example" }, members, true, signaturesFile, "not signed by basel"},
 		{"a later serial, not pinned", later, members, false, consortiumFile, "pin the digest"},
