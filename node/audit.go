@@ -85,7 +85,7 @@ func (s *serving) checkpoint(b []byte) {
 // A log that shows less than before proves nothing and may come back: it is not co-signed, promises stay
 // overdue, and so uploads wait. One that contradicts itself stops this node for good.
 func (s *serving) audit(ctx context.Context) {
-	wait := backoffMin
+	wait := shortestWait
 	for {
 		published, counted, ok := s.inbox.take(ctx)
 		if !ok {
@@ -99,7 +99,7 @@ func (s *serving) audit(ctx context.Context) {
 		refused := (*transport.Refused)(nil)
 		switch {
 		case err == nil:
-			wait = backoffMin
+			wait = shortestWait
 		case errors.Is(err, audit.ErrForked):
 			s.post(ctx, func(_ context.Context, s *serving) error { return s.doubt(err) })
 		case errors.Is(err, audit.ErrRewound), errors.As(err, &refused), errors.Is(err, transport.ErrTooLate):
@@ -113,7 +113,7 @@ func (s *serving) audit(ctx context.Context) {
 			if pause(ctx, wait) != nil {
 				return
 			}
-			wait = min(2*wait, backoffMax)
+			wait = min(2*wait, longestWait)
 		}
 	}
 }

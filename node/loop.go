@@ -23,6 +23,7 @@ type serving struct {
 	conn     *connection
 	items    chan transport.FollowItem
 	ended    chan error // of one: how following ended
+	joined   bool       // the first item has come
 	clearing bool
 	wg       sync.WaitGroup
 }
@@ -64,7 +65,6 @@ func (s *serving) loop(ctx context.Context) (over bool, err error) {
 	s.wg.Go(func() { s.ended <- s.follow(ctx, position) })
 	s.wg.Go(func() { s.audit(ctx) })
 	s.startClearing(ctx)
-	s.resend(ctx) // a round goes on over a new connection
 	renew := time.NewTimer(renewIn(s.attested.Until.Sub(s.node.deps.Now())))
 	defer renew.Stop()
 	for err == nil {
@@ -105,7 +105,7 @@ func (s *serving) follow(ctx context.Context, p transport.Position) error {
 			}
 		})
 		if err == nil && !brought {
-			err = pause(ctx, backoffMin)
+			err = pause(ctx, shortestWait)
 		}
 		if err != nil {
 			return err
@@ -115,12 +115,14 @@ func (s *serving) follow(ctx context.Context, p transport.Position) error {
 
 // item takes one item of the stream. One that fails comes again over the next session.
 func (s *serving) item(ctx context.Context, it transport.FollowItem) error {
-	if !slices.Equal(it.Epoch, s.epoch) {
-		if len(s.epoch) > 0 {
-			s.log.Info("the coordinator restarted")
-			s.resend(ctx)
-		}
+	restarted := !slices.Equal(it.Epoch, s.epoch)
+	if restarted {
+		s.log.Info("following anew")
 		s.epoch, s.cursor = it.Epoch, 0
+	}
+	if restarted || !s.joined { // a round goes on over a new connection, or with a coordinator that was restored
+		s.joined = true
+		s.resend(ctx)
 	}
 	if err := s.enrolled(it.Enrolments); err != nil {
 		return err
@@ -155,13 +157,13 @@ func (s *serving) enrolled(files [][]byte) error {
 		case e.Hospital == s.node.config.Hospital:
 			return fmt.Errorf("%w: node %q with serial %d has taken this one's place at hospital %q", errUnfit, e.Node, e.Serial, e.Hospital)
 		default:
-			s.joined(e)
+			s.cosigner(e)
 		}
 	}
 	return nil
 }
 
-func (s *serving) joined(e study.Enrolment) {
+func (s *serving) cosigner(e study.Enrolment) {
 	keys := maps.Clone(s.witnesses.Keys)
 	keys[e.Hospital] = e.WitnessKey
 	if err := s.auditor.SetWitnesses(keys); err != nil { // a key that is somebody else's

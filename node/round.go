@@ -38,7 +38,7 @@ func (s *serving) message(ctx context.Context, m aggregate.Signed, leaves []audi
 			return nil
 		}
 	}
-	return s.step(ctx, aggregate.Received{Message: m})
+	return s.step(aggregate.Received{Message: m})
 }
 
 // release drops a held Plan whose round is over.
@@ -80,7 +80,7 @@ func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.L
 	}
 	s.endRound()
 	s.begin(ctx, member)
-	return s.step(ctx, aggregate.Begin{})
+	return s.step(aggregate.Begin{})
 }
 
 // mayBegin makes the machine of a plan that holds up. The consent is asked last, and before a patient is
@@ -173,12 +173,12 @@ func (r *runner) endRound() {
 }
 
 // step feeds the machine and does what it asks, in order; what it asks may bring further events.
-func (s *serving) step(ctx context.Context, e aggregate.Event) error {
+func (s *serving) step(e aggregate.Event) error {
 	queue := []aggregate.Event{e}
 	for len(queue) > 0 && s.round != nil {
 		e, queue = queue[0], queue[1:]
 		for _, f := range s.round.member.Step(e) {
-			next, err := s.do(ctx, f)
+			next, err := s.do(f)
 			if err != nil {
 				return err
 			}
@@ -194,7 +194,7 @@ func (s *serving) step(ctx context.Context, e aggregate.Event) error {
 }
 
 // do carries out one effect; next is an event that answers it at once.
-func (s *serving) do(ctx context.Context, f aggregate.Effect) (next aggregate.Event, err error) {
+func (s *serving) do(f aggregate.Effect) (next aggregate.Event, err error) {
 	switch f := f.(type) {
 	case aggregate.Persist:
 		// Dying before this line: nothing was answered. After it: the answer may have left, and the
@@ -243,13 +243,13 @@ func (s *serving) startTraining() {
 	round.training = true
 	s.work.Go(func() {
 		x, failed, err := s.trained(round.ctx, p)
-		s.post(round.ctx, func(ctx context.Context, now *serving) error {
-			return now.trainingEnded(ctx, round, s, x, failed, err)
+		s.post(round.ctx, func(_ context.Context, now *serving) error {
+			return now.trainingEnded(round, s, x, failed, err)
 		})
 	})
 }
 
-func (s *serving) trainingEnded(ctx context.Context, round *roundState, then *serving, x []int64, failed int, err error) error {
+func (s *serving) trainingEnded(round *roundState, then *serving, x []int64, failed int, err error) error {
 	if s.round != round {
 		clear(x)
 		return nil
@@ -266,7 +266,7 @@ func (s *serving) trainingEnded(ctx context.Context, round *roundState, then *se
 		s.log.Info("patients whose gradient failed count as zero", "round", round.number, "patients", failed)
 	}
 	round.vector = x
-	return s.step(ctx, aggregate.Trained{})
+	return s.step(aggregate.Trained{})
 }
 
 func (s *serving) trained(ctx context.Context, p aggregate.Plan) ([]int64, int, error) {

@@ -100,9 +100,9 @@ func newRunner(n *Node, digest [32]byte, a study.Approval) *runner {
 
 // Waits between connections and tries.
 const (
-	backoffMin = 100 * time.Millisecond
-	backoffMax = 5 * time.Second
-	unfitAgain = time.Minute // a study that this node cannot take part in as things are
+	shortestWait = 100 * time.Millisecond
+	longestWait  = 5 * time.Second
+	unfitAgain   = time.Minute // a study that this node cannot take part in as things are
 )
 
 // pause waits for half of d to d, so that nodes that lost one coordinator do not come back as one.
@@ -132,15 +132,15 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	defer r.cells.close(r.log)
 	defer r.leave()
-	wait := backoffMin
+	wait := shortestWait
 	for {
 		if err := r.awaitApproval(ctx); err != nil {
 			return err
 		}
 		began := r.node.deps.Now()
 		over, err := r.session(ctx)
-		if r.node.deps.Now().Sub(began) > backoffMax {
-			wait = backoffMin
+		if r.node.deps.Now().Sub(began) > longestWait {
+			wait = shortestWait
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -155,11 +155,11 @@ func (r *runner) run(ctx context.Context) error {
 			r.log.Error("not taking part", "error", err, "again_in", unfitAgain)
 			err = pause(ctx, unfitAgain)
 		case err == nil: // the session is to be renewed
-			wait = backoffMin
+			wait = shortestWait
 		default:
 			r.log.Info("connection ended", "error", err, "again_in", wait)
 			err = pause(ctx, wait)
-			wait = min(2*wait, backoffMax)
+			wait = min(2*wait, longestWait)
 		}
 		if err != nil {
 			return err

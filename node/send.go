@@ -134,7 +134,7 @@ func (s *serving) uploadOnce(ctx context.Context, round uint64, m aggregate.Sign
 
 // retry tries again while the coordinator cannot be reached or has a fault; anything else is an answer.
 func (s *serving) retry(ctx context.Context, call func() error) error {
-	wait := backoffMin
+	wait := shortestWait
 	for {
 		err := call()
 		again := errors.Is(err, transport.ErrUnreachable) || errors.Is(err, transport.ErrSessionOver) || errors.Is(err, transport.ErrInternal)
@@ -144,7 +144,7 @@ func (s *serving) retry(ctx context.Context, call func() error) error {
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
-		wait = min(2*wait, backoffMax)
+		wait = min(2*wait, longestWait)
 	}
 }
 
@@ -166,7 +166,7 @@ func (s *serving) resume(ctx context.Context) error {
 		return nil
 	}
 	s.begin(ctx, m)
-	return s.step(ctx, aggregate.Begin{})
+	return s.step(aggregate.Begin{})
 }
 
 // stored restores the machine of the last round answered; nil without an error when there is none.
