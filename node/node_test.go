@@ -77,7 +77,7 @@ func TestRounds(t *testing.T) {
 	w := newWorld(t)
 	var plain [][]int64
 	stop := w.start(func(d *node.Deps) {
-		d.Observe = func(_ uint64, x []int64, masked []byte) { plain = append(plain, x) }
+		d.Observe = func(_ uint64, x []int64, _ []byte) { plain = append(plain, x) }
 	})
 	w.hub.closes(1)
 	w.hub.closes(2)
@@ -187,11 +187,11 @@ func TestPlanRefusedLeavesTheRound(t *testing.T) {
 func TestProposalsRefused(t *testing.T) {
 	attacks := map[string]func(w *world, member string, honest []byte) []byte{
 		"missing": func(*world, string, []byte) []byte { return nil },
-		"about another hospital": func(w *world, member string, honest []byte) []byte {
+		"about another hospital": func(w *world, _ string, honest []byte) []byte {
 			_, l := parsed(w, honest)
 			return w.hub.leaf(audit.Charge, l.Round, self, l.Object)
 		},
-		"about another charge": func(w *world, member string, honest []byte) []byte {
+		"about another charge": func(w *world, member string, _ []byte) []byte {
 			return w.hub.leaf(audit.Charge, 1, member, [32]byte{1})
 		},
 		"about another round": func(w *world, member string, honest []byte) []byte {
@@ -202,11 +202,11 @@ func TestProposalsRefused(t *testing.T) {
 			_, l := parsed(w, honest)
 			return w.hub.leaf(audit.Result, 1, member, l.Object)
 		},
-		"by another key": func(w *world, member string, honest []byte) []byte {
+		"by another key": func(w *world, _ string, honest []byte) []byte {
 			p, _ := parsed(w, honest)
 			return must(audit.MakePromise(w.hub.origin(), p.Promise.Index, p.Leaf, p.Promise.Due, w.keys.protocol))(w.t).Encode()
 		},
-		"of another log": func(w *world, member string, honest []byte) []byte {
+		"of another log": func(w *world, _ string, honest []byte) []byte {
 			p, _ := parsed(w, honest)
 			return must(audit.MakePromise("heart.example/log", p.Promise.Index, p.Leaf, p.Promise.Due, w.keys.log))(w.t).Encode()
 		},

@@ -163,7 +163,7 @@ func TestInitIsDoneOnce(t *testing.T) {
 	ok(t, err)
 	third, err := Init(dir)
 	ok(t, err)
-	if !first.Node.Equal(second.Node) || first.Witness.Equal(second.Witness) || !second.Witness.Equal(third.Witness) || first.Node.Equal(ed25519.PrivateKey(first.Witness)) {
+	if !first.Node.Equal(second.Node) || first.Witness.Equal(second.Witness) || !second.Witness.Equal(third.Witness) || first.Node.Equal(first.Witness) {
 		t.Error("init replaced a key, or made one twice")
 	}
 	for _, f := range []string{nodeKeyFile, witnessKeyFile} {

@@ -733,7 +733,7 @@ func (h *hub) Decide(context.Context, policy.Request) (policy.Decision, error) {
 	return policy.Decision{Allow: true}, nil
 }
 
-func (h *hub) IssueSVID(ctx context.Context, enrolment []byte) (transport.SVID, error) {
+func (h *hub) IssueSVID(_ context.Context, enrolment []byte) (transport.SVID, error) {
 	e, err := h.consortium.ParseEnrolment(enrolment, time.Now())
 	if err != nil {
 		return transport.SVID{}, err

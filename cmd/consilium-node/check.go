@@ -42,7 +42,7 @@ func (c *command) check(ctx context.Context) error {
 		return err
 	}
 	if problems > 0 {
-		return badInput{fmt.Errorf("%d problems", problems)}
+		return badInput{fmt.Errorf("%d to mend", problems)}
 	}
 	if !c.json {
 		_, err = fmt.Fprintln(c.stdout, "nothing to mend")

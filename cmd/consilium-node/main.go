@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,7 +28,6 @@ const (
 	exitOurs        = 1
 	exitUsage       = 2
 	exitBadInput    = 3
-	exitRefused     = 4
 	exitInterrupted = 130
 )
 
@@ -105,8 +105,6 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, node.ErrStopped):
-		return exitRefused
 	case errors.As(err, &bad):
 		return exitBadInput
 	}
@@ -151,14 +149,16 @@ func (c *command) run(ctx context.Context) error {
 		return badInput{err}
 	}
 	// A node that is told to stop has done its work: what it must not forget is on disk already.
-	return errors.Join(n.Run(ctx), n.Close())
+	if err := n.Run(ctx); err != nil {
+		return errors.Join(badInput{err}, n.Close())
+	}
+	return n.Close()
 }
 
 func (c *command) printKeys(cfg node.Config, k node.Keys) error {
 	nodeKey, witness := signed.KeyText(k.Public().Node), signed.KeyText(k.Public().Witness)
 	if c.json {
-		_, err := fmt.Fprintf(c.stdout, "{\"hospital\": %q, \"node\": %q, \"node_key\": %q, \"witness_key\": %q}\n", cfg.Hospital, cfg.Node, nodeKey, witness)
-		return err
+		return json.NewEncoder(c.stdout).Encode(map[string]string{"hospital": cfg.Hospital, "node": cfg.Node, "node_key": nodeKey, "witness_key": witness})
 	}
 	_, err := fmt.Fprintf(c.stdout, "node key     %s\nwitness key  %s\n\nThe hospital's governance key enrols them, on the computer where it is kept:\n  consilium node enrol --hospital %s --node %s --node-key %s --witness-key %s --key governance.key --out enrolment.json\n",
 		nodeKey, witness, cfg.Hospital, cfg.Node, nodeKey, witness)
