@@ -100,7 +100,11 @@ func solve(h *mat.SymDense, g []float64) ([]float64, error) {
 	return step.RawVector().Data, nil
 }
 
-// descend goes along −step, half as far as long as the loss does not fall.
+// rounding is how far two losses may differ by rounding alone, relatively: near the optimum a whole step
+// changes the loss by less, and halving it then would go nowhere.
+const rounding = 1e-12
+
+// descend goes along −step, half as far as long as the loss rises.
 func (p problem) descend(w, step []float64) {
 	before := p.loss(w)
 	scale := 1.
@@ -108,7 +112,7 @@ func (p problem) descend(w, step []float64) {
 	for range 40 {
 		copy(next, w)
 		floats.AddScaled(next, -scale, step)
-		if p.loss(next) <= before {
+		if p.loss(next) <= before+rounding*math.Abs(before) {
 			break
 		}
 		scale /= 2
