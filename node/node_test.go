@@ -461,6 +461,7 @@ func TestOldCheckpointClearsNothing(t *testing.T) {
 	h := w.hub
 	stop := w.start()
 	h.closes(1)
+	w.says(1, "round ended") // a node stopped before it has heard so sends its upload again
 	stop()
 	h.with(func() { h.withhold = true })
 	w.start()

@@ -185,7 +185,10 @@ func (r *runner) prepare(file []byte) error {
 		return fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	if r.terms != nil {
-		return r.rightRegistry(r.terms.Study)
+		if err := r.rightRegistry(r.terms.Study); err != nil {
+			return fmt.Errorf("%w: %w", errUnfit, err)
+		}
+		return nil
 	}
 	if got := signed.Digest(file); got != r.digest {
 		return fmt.Errorf("checking the study file: its digest is %s, want %s", signed.DigestText(got), signed.DigestText(r.digest))
@@ -227,7 +230,7 @@ func (r *runner) check(file []byte) (*terms.Terms, error) {
 
 func (r *runner) rightRegistry(s *study.Study) error {
 	if s.Data.Registry != r.approval.Dataset {
-		return fmt.Errorf("%w: the approval is for registry %q, the study wants %q", errUnfit, r.approval.Dataset, s.Data.Registry)
+		return fmt.Errorf("the approval is for registry %q, the study wants %q", r.approval.Dataset, s.Data.Registry)
 	}
 	return nil
 }

@@ -132,7 +132,6 @@ type mitm struct {
 	round atomic.Uint64 // the round that this node sends for
 	key   ed25519.PrivateKey
 	done  map[attack]bool
-	noise int
 }
 
 func (m *mitm) Marshal(v any) (mem.BufferSlice, error) {

@@ -57,23 +57,6 @@ func federate(t testing.TB, o Options, fields map[string]string) *federation {
 	return must(build(filepath.Join(t.TempDir(), "federation"), text, sites, o))(t)
 }
 
-// watcher hears what the lead hears.
-type watcher struct {
-	mu      sync.Mutex
-	heard   []Progress
-	changed chan struct{}
-}
-
-func newWatcher() *watcher { return &watcher{changed: make(chan struct{})} }
-
-func (w *watcher) hear(p Progress) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.heard = append(w.heard, p)
-	close(w.changed)
-	w.changed = make(chan struct{})
-}
-
 // logger writes to the test's output when CONSILIUM_TEST_LOG is set.
 func logger(t testing.TB) *slog.Logger {
 	if os.Getenv("CONSILIUM_TEST_LOG") == "" {
@@ -253,7 +236,7 @@ func inexact(f *federation, dir string) error {
 		got, err := releasedSum(dir, r.number)
 		if r.outcome != aggregate.Closed {
 			if !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("round %d is %s and has a sum: %v", r.number, r.outcome, err)
+				return fmt.Errorf("round %d is %s and has a sum: %w", r.number, r.outcome, err)
 			}
 			continue
 		}
