@@ -57,6 +57,12 @@ func New(c Config, d Deps) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err)
 	}
+	if b, err := n.stopped(); b != nil || err != nil {
+		if err == nil {
+			err = fmt.Errorf("%w: it has signed its stop, and its successor takes over from %s", ErrStopped, filepath.Join(c.State, stopFile))
+		}
+		return nil, errors.Join(fmt.Errorf("starting node %s/%s: %w", c.Hospital, c.Node, err), n.Close())
+	}
 	return n, nil
 }
 

@@ -3,6 +3,7 @@
 //	consilium-node init  --config node.yaml   make the node's keys; print what governance enrols
 //	consilium-node check --config node.yaml   check configuration, keys, approvals and data before anything runs
 //	consilium-node run   --config node.yaml   take part in every approved study until stopped
+//	consilium-node stop  --config node.yaml   sign that this node has stopped for good, and print it
 package main
 
 import (
@@ -28,6 +29,7 @@ const (
 	exitOurs        = 1
 	exitUsage       = 2
 	exitBadInput    = 3
+	exitRefused     = 4
 	exitInterrupted = 130
 )
 
@@ -38,6 +40,7 @@ const usage = `usage: consilium-node COMMAND --config node.yaml
   init    make the node's keys in its state folder and print what the governance key enrols
   check   check configuration, keys, enrolment, approvals and data [--study FILE] [--show-values] [--json]
   run     take part in every approved study until stopped [--json-log]
+  stop    sign that this node has stopped for good, for its successor's enrolment; it never runs again
 `
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -61,6 +64,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "run":
 		fs.BoolVar(&c.jsonLog, "json-log", false, "log JSON lines")
 		do = c.run
+	case "stop":
+		do = c.stop
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)
 		return exitDone
@@ -105,6 +110,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
+	case errors.Is(err, node.ErrStopped):
+		return exitRefused
 	case errors.As(err, &bad):
 		return exitBadInput
 	}
@@ -153,6 +160,23 @@ func (c *command) run(ctx context.Context) error {
 		return errors.Join(badInput{err}, n.Close())
 	}
 	return n.Close()
+}
+
+func (c *command) stop(ctx context.Context) error {
+	cfg, err := c.read()
+	if err != nil {
+		return err
+	}
+	d, err := wire.Open(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return badInput{err}
+	}
+	b, err := node.Stop(cfg, d)
+	if err != nil {
+		return badInput{err}
+	}
+	_, err = c.stdout.Write(b)
+	return err
 }
 
 func (c *command) printKeys(cfg node.Config, k node.Keys) error {
