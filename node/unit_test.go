@@ -429,7 +429,12 @@ func TestApprovals(t *testing.T) {
 	put("good", good, governance)
 	other := good
 	other.Study, other.Hospital = [32]byte{2}, "hungarian"
-	put("other-hospital", other, governance)
+	_, neighbour, err := ed25519.GenerateKey(rand.Reader)
+	ok(t, err)
+	h := c.Hospitals["hungarian"]
+	h.Governance = neighbour.Public().(ed25519.PublicKey)
+	c.Hospitals["hungarian"] = h
+	put("other-hospital", other, neighbour)
 	forged := good
 	forged.Study = [32]byte{3}
 	put("forged", forged, stranger)
