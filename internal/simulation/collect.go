@@ -49,7 +49,12 @@ func (r *run) collect(ctx context.Context, p *person.Person) (*Result, error) {
 		return nil, badInput("writing the output folder: %w", err)
 	}
 	defer os.RemoveAll(draft) //nolint:errcheck // it has been moved, or is of no use
-	if err := r.fetch(ctx, p, draft); err != nil {
+	err = r.fetch(ctx, p, draft)
+	if errors.Is(err, transport.ErrNotFound) && r.ended.State == transport.StateShort {
+		// Rounds closed, and the hospitals that would have co-signed them were gone too soon.
+		return nil, fmt.Errorf("%w, before any round that closed could be released: %s", ErrShort, r.ended.Why)
+	}
+	if err != nil {
 		return nil, because(ctx, err)
 	}
 	checked, err := verify.Folder(ctx, draft, verify.Options{Consortium: &r.consortium.Digest})
