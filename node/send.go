@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
+
+// settling is how long a node that the simulation takes away waits for the log to count what it knows.
+const settling = 3 * time.Second
 
 // queue hands a message to the round's sender and keeps it: it is sent again, byte for byte, when the
 // coordinator restarts or the connection is replaced. One that the machine repeats is kept once.
@@ -17,7 +21,11 @@ func (s *serving) queue(m aggregate.Signed) error {
 		return nil
 	}
 	if drop := s.node.deps.Drop; drop != nil && drop(s.round.number, m.Kind) {
-		return errDropped
+		// What closed so far is released only under a checkpoint that enough hospitals have co-signed, and when a
+		// hospital goes that must not be a matter of milliseconds in a simulation.
+		ctx, cancel := context.WithTimeout(s.round.ctx, settling)
+		defer cancel()
+		return errors.Join(errDropped, s.auditor.WaitDue(ctx, s.node.deps.Now().Add(time.Hour)))
 	}
 	if !slices.ContainsFunc(s.round.sent, func(x aggregate.Signed) bool { return x.Digest() == m.Digest() }) {
 		s.round.sent = append(s.round.sent, m)
