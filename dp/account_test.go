@@ -47,7 +47,7 @@ func referenceRows(t *testing.T) []referenceRow {
 	}
 	f, err := os.Open(filepath.Join(root, "privacy", "reference.csv"))
 	if err != nil {
-		t.Skipf("the reference table is absent: %v", err)
+		t.Skipf("the reference table is absent, set CONSILIUM_SHARED: %v", err)
 	}
 	defer f.Close() //nolint:errcheck // read only
 	lines, err := csv.NewReader(f).ReadAll()

@@ -172,7 +172,7 @@ func TestHeartSettingsReachTheConvergedModel(t *testing.T) {
 	for _, m := range s.Members {
 		b, err := os.ReadFile(filepath.Join(shared, "data", "heart-disease", m+".csv"))
 		if err != nil {
-			t.Skipf("the heart data are absent: %v", err)
+			t.Skipf("the heart data are absent, set CONSILIUM_SHARED: %v", err)
 		}
 		x, y := load(t, bytes.NewReader(b), s.Data)
 		rows, labels = append(rows, x...), append(labels, y...)
