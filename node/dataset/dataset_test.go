@@ -174,7 +174,7 @@ func sharedHearts(t *testing.T) string {
 	}
 	dir := filepath.Join(shared, "data", "heart-disease")
 	if _, err := os.Stat(dir); err != nil {
-		t.Skipf("the heart data are absent: %v", err)
+		t.Skipf("the heart data are absent, set CONSILIUM_SHARED: %v", err)
 	}
 	return dir
 }
