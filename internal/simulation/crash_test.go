@@ -176,7 +176,7 @@ func TestKillNodeAfterUpload(t *testing.T) {
 // A node that is killed between its charge and its upload has spent what it did not release.
 func TestKillNodeAfterCharge(t *testing.T) {
 	t.Parallel()
-	fl := muster(t, Options{Hospitals: 4, Rounds: 4}, map[string]string{"deadlines.away": "1s"})
+	fl := muster(t, Options{Hospitals: 4, Rounds: 4}, map[string]string{"deadlines.away": "4s"})
 	free, held := fl.hold("birch", "ready", 2)
 	freeLast, heldLast := fl.hold("birch", "ready", 4)
 	fl.launch()
