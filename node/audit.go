@@ -104,6 +104,9 @@ func (s *serving) audit(ctx context.Context) {
 			s.post(ctx, func(_ context.Context, s *serving) error { return s.doubt(err) })
 		case errors.Is(err, audit.ErrRewound), errors.As(err, &refused), errors.Is(err, transport.ErrTooLate):
 			s.log.Warn("checkpoint not co-signed", "error", err)
+			if published != nil && counted != nil {
+				s.inbox.restore(nil, counted) // it came with one that was not taken, and is another matter
+			}
 		default: // no answer, or tiles that are not there yet
 			s.inbox.restore(published, counted)
 			if ctx.Err() != nil {
