@@ -65,10 +65,28 @@ type federation struct {
 	change     func(*coordinator.Deps)
 }
 
+// workFolder is a temporary folder. The library that keeps a log may be at its last checkpoint for some
+// milliseconds after the log was closed, so a folder that fills again is emptied again.
+func workFolder(t testing.TB) string {
+	t.Helper()
+	dir := must(os.MkdirTemp("", "consilium-test-"))(t)
+	t.Cleanup(func() {
+		var err error
+		for range 100 {
+			if err = os.RemoveAll(dir); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Error(err)
+	})
+	return dir
+}
+
 func newFederation(t testing.TB, hospitals ...string) *federation {
 	t.Helper()
 	slices.Sort(hospitals)
-	f := &federation{t: t, dir: t.TempDir(), hospitals: hospitals, governance: map[string]ed25519.PrivateKey{}, lead: newKey(t)}
+	f := &federation{t: t, dir: workFolder(t), hospitals: hospitals, governance: map[string]ed25519.PrivateKey{}, lead: newKey(t)}
 	logText := must(coordinator.Init(f.path("state")))(t)
 	c := &study.Consortium{
 		Name: "heart.example", Serial: 1, Amend: len(hospitals)/2 + 1, Log: must(signed.ParseKey(logText))(t),

@@ -68,7 +68,11 @@ func simulate(ctx context.Context, o Options, w wiring) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("simulating: %w", err)
 	}
-	defer os.RemoveAll(work) //nolint:errcheck // a temporary folder
+	defer func() {
+		if err := removeAll(work); err != nil {
+			o.Logger.Warn("a temporary folder with keys of this simulation stays on disk", "error", err)
+		}
+	}()
 	f, err := build(filepath.Join(work, "federation"), text, sites, o)
 	if err != nil {
 		return nil, err
@@ -112,6 +116,18 @@ func keep(to string, from fs.FS) error {
 		}
 		return store.WriteFile(target, b, 0o600)
 	})
+}
+
+// removeAll removes a working folder. The library that keeps a log may be at its last checkpoint for some
+// milliseconds after the log was closed, so a folder that fills again is emptied again.
+func removeAll(dir string) (err error) {
+	for range 100 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // check is what consilium-node check does at each hospital before it approves.

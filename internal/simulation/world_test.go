@@ -54,7 +54,19 @@ func federate(t testing.TB, o Options, fields map[string]string) *federation {
 	for field, value := range fields {
 		text = must(study.Override(text, field, value))(t)
 	}
-	return must(build(filepath.Join(t.TempDir(), "federation"), text, sites, o))(t)
+	return must(build(filepath.Join(workFolder(t), "federation"), text, sites, o))(t)
+}
+
+// workFolder is a folder for a federation that runs, removed as Run removes its own.
+func workFolder(t testing.TB) string {
+	t.Helper()
+	dir := must(os.MkdirTemp("", "consilium-test-"))(t)
+	t.Cleanup(func() {
+		if err := removeAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // logger writes to the test's output when CONSILIUM_TEST_LOG is set.
