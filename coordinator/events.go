@@ -3,22 +3,15 @@ package coordinator
 import (
 	"sync"
 	"time"
+
+	"github.com/consilium-fl/consilium/internal/transport"
 )
 
 // watchBuffer is how many events of a study are kept for those who come later.
 const watchBuffer = 4096
 
-// Event is something that people who watch a study are told. Nothing in it is computed from patients.
-type Event struct {
-	Sequence uint64
-	Time     time.Time
-	Kind     string // state, round, phase, arrived, missing, refused, closed, aborted, burnt, log
-	Round    uint64
-	Phase    string
-	Hospital string
-	Bytes    uint64
-	Text     string
-}
+// Event is something that people who watch a study are told, as it travels.
+type Event = transport.WatchEvent
 
 // watch keeps the last events of a study. Sequences start at the time the process started, in
 // microseconds, so that they grow over restarts and a cursor of an earlier process is understood.

@@ -340,7 +340,7 @@ func (h studyHandler) WatchStudy(ctx context.Context, digest [32]byte, cursor ui
 	for {
 		events, changed, closed := s.events.after(cursor)
 		for _, e := range events {
-			if err := send(transport.WatchEvent(e)); err != nil {
+			if err := send(e); err != nil {
 				return err
 			}
 			cursor = e.Sequence

@@ -57,7 +57,7 @@ func New(c *study.Consortium, s *study.Study) (*Terms, error) {
 	if t.Colluding != s.Aggregation.Colluding {
 		return nil, fmt.Errorf("computing the thresholds of study %s: aggregation.colluding is %d, want %d for %d members", study.Short(s.Digest), s.Aggregation.Colluding, t.Colluding, n)
 	}
-	t.Need = Need(n, t.Colluding)
+	t.Need = audit.Quorum(n, t.Colluding)
 	budget := dp.Budget{Epsilon: s.Privacy.Epsilon, Delta: s.Privacy.Delta}
 	if t.Full, err = dp.Calibrate(budget, t.Charges, t.Grid); err != nil {
 		return nil, fmt.Errorf("calibrating the noise of study %s: %w", study.Short(s.Digest), err)
@@ -74,9 +74,6 @@ func New(c *study.Consortium, s *study.Study) (*Terms, error) {
 	}
 	return t, nil
 }
-
-// Need is ⌊(members+c)/2⌋+1: with fewer co-signatures two histories of one log could both count.
-func Need(members, colluding int) int { return (members+colluding)/2 + 1 }
 
 func (t *Terms) distributed() bool { return t.Study.Privacy.Noise == Distributed }
 

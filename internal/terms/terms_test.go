@@ -11,6 +11,7 @@ import (
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -128,7 +129,7 @@ func TestWrapIsRefused(t *testing.T) {
 
 func TestNeed(t *testing.T) {
 	for _, x := range [][3]int{{3, 1, 3}, {4, 1, 3}, {5, 1, 4}, {6, 1, 4}, {10, 2, 7}, {100, 25, 63}} {
-		if got := Need(x[0], x[1]); got != x[2] {
+		if got := audit.Quorum(x[0], x[1]); got != x[2] {
 			t.Errorf("%d members, %d colluding: need %d, want %d", x[0], x[1], got, x[2])
 		}
 	}
