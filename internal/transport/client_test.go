@@ -91,6 +91,8 @@ func TestUploadGoesOnAfterACut(t *testing.T) {
 	if err := c.Upload(t.Context(), v, bytes.NewReader(words), int64(len(words)), nil); err != nil {
 		t.Fatal(err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if len(w.chunks[v]) != 4 {
 		t.Errorf("%d chunks are held", len(w.chunks[v]))
 	}

@@ -248,15 +248,20 @@ func (w *world) Upload(ctx context.Context, v Vector, chunks iter.Seq2[Chunk, er
 	if err := w.ran(ctx, "Upload"); err != nil {
 		return Held{}, err
 	}
-	if w.chunks[v] == nil {
-		w.chunks[v] = map[uint32][]byte{}
-	}
+	// The handler of a stream that was cut may still run beside its successor's.
 	for c, err := range chunks {
 		if err != nil {
 			return Held{}, err
 		}
+		w.mu.Lock()
+		if w.chunks[v] == nil {
+			w.chunks[v] = map[uint32][]byte{}
+		}
 		w.chunks[v][c.Index] = bytes.Clone(c.Words)
+		w.mu.Unlock()
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	h := Held{Bits: make([]byte, (w.whole+7)/8), Whole: len(w.chunks[v]) == w.whole}
 	for i := range w.chunks[v] {
 		h.Bits[i/8] |= 1 << (i % 8)
