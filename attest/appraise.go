@@ -1,38 +1,11 @@
 package attest
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
-
-	"github.com/consilium-fl/consilium/internal/signed"
 )
-
-// Claims is what evidence says, once it has been verified. They are worth something only in a
-// Result of Check or Recheck: claims that anybody else made say nothing about a machine.
-type Claims struct {
-	Format      Format
-	Measurement [32]byte
-	Machine     string // "chip:…"; empty when the format names none
-	Debug       bool
-	Simulated   bool
-	NotAfter    time.Time // end of the certificate or statement that vouches
-	ReportData  [64]byte  // what the evidence is bound to; Check compares it
-}
-
-// MarshalJSON writes digests as text, in snake case.
-func (c Claims) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Format      Format    `json:"format"`
-		Measurement string    `json:"measurement"`
-		Machine     string    `json:"machine,omitempty"`
-		Debug       bool      `json:"debug"`
-		Simulated   bool      `json:"simulated"`
-		NotAfter    time.Time `json:"not_after"`
-		ReportData  string    `json:"report_data"`
-	}{c.Format, signed.DigestText(c.Measurement), c.Machine, c.Debug, c.Simulated, c.NotAfter, hexText(c.ReportData[:])})
-}
 
 // Status is the verdict in the words of the RATS working group's AR4SI draft.
 type Status string
@@ -44,64 +17,144 @@ const (
 	Contraindicated Status = "contraindicated"
 )
 
-// NotCheckedBinding and NotCheckedMachine are what a Result may list under NotChecked.
+// NotCheckedBinding and NotCheckedMachine are what a Result may list under NotChecked, besides the paths that a
+// verifier had no means to check and those of which the policy takes any value.
 const (
 	NotCheckedBinding = "binding"
 	NotCheckedMachine = "machine"
 )
 
-// Result is a verdict with all its reasons, and with the digests of what it was reached with.
-type Result struct {
-	Status        Status
-	Claims        Claims
-	Reasons       []Reason // why it is contraindicated: all, in a fixed order
-	NotChecked    []string // what nobody compared
-	Until         time.Time
-	Policy, Trust [32]byte
+// appraisal collects what one policy has to say.
+type appraisal struct {
+	reasons, warnings []Reason
+	notChecked        []string
 }
 
-// OK says whether the peer may be admitted: affirming or warning, and bound. Evidence that was
-// looked at without a binding may be shown, but it could be anyone's.
-func (r Result) OK() bool {
-	return (r.Status == Affirming || r.Status == Warning) && !slices.Contains(r.NotChecked, NotCheckedBinding)
+func (a *appraisal) refuse(code, path, got, want string) {
+	a.reasons = append(a.reasons, Reason{Code: code, Path: path, Got: got, Want: want})
+}
+
+func (a *appraisal) warn(code, path, got, want string) {
+	a.warnings = append(a.warnings, Reason{Code: code, Path: path, Got: got, Want: want})
+}
+
+// skip says that nobody compared what path names.
+func (a *appraisal) skip(path string) {
+	if !slices.Contains(a.notChecked, path) {
+		a.notChecked = append(a.notChecked, path)
+	}
+}
+
+// in refuses a value that the set does not take, and says where it takes any.
+func (a *appraisal) in(s Set, code, path, got string) {
+	if s.Any {
+		a.skip(path)
+	} else if !s.Has(got) {
+		a.refuse(code, path, fmt.Sprintf("%q", got), s.String())
+	}
+}
+
+// inBytes is in for bytes, which a set lists in hex; "zero" stands for nothing but zeros.
+func (a *appraisal) inBytes(s Set, code, path string, got HexBytes) {
+	if s.Any {
+		a.skip(path)
+	} else if !s.hasBytes(got) {
+		a.refuse(code, path, got.String(), s.String())
+	}
 }
 
 // Appraise judges claims by a policy: total, deterministic, every reason. It knows no time:
 // Until is the end that the claims name, and [Verifiers.Check] judges that.
 func Appraise(c Claims, p Policy) Result {
-	rs := p.check()
-	if !slices.Contains(p.Accept, c.Format) {
-		rs = append(rs, Reason{Code: CodeFormatUnlisted, Path: "format", Got: fmt.Sprintf("%q", c.Format), Want: fmt.Sprintf("one of %q", p.Accept)})
-	}
-	if c.Debug {
-		rs = append(rs, Reason{Code: CodeDebug, Path: "debug", Got: "true", Want: "false"})
-	}
-	if c.Simulated && (!p.AllowSimulated || !p.Simulation) {
-		rs = append(rs, Reason{
-			Code: CodeSimDenied, Path: "simulated", Got: fmt.Sprintf("allow_simulated %t, insecure.simulated_tee %t", p.AllowSimulated, p.Simulation), Want: "both true",
-		})
-	}
-	if !slices.Contains(p.Measurements, c.Measurement) {
-		rs = append(rs, Reason{Code: CodeMeasurementUnlisted, Path: "measurement", Got: signed.DigestText(c.Measurement), Want: fmt.Sprintf("one of %d listed", len(p.Measurements))})
-	}
-	if len(p.Machines) > 0 && !slices.Contains(p.Machines, c.Machine) {
-		rs = append(rs, Reason{Code: CodeMachineUnlisted, Path: "machine", Got: fmt.Sprintf("%q", c.Machine), Want: fmt.Sprintf("one of %d listed", len(p.Machines))})
-	}
-	r := Result{Status: Affirming, Claims: c, Until: c.NotAfter, Policy: p.Digest()}
-	if len(p.Machines) == 0 {
-		r.NotChecked = append(r.NotChecked, NotCheckedMachine)
-	}
-	if c.Simulated {
+	a := appraisal{reasons: p.check(), notChecked: slices.Clone(c.NotChecked)}
+	a.judge(c, p)
+	r := Result{Status: Affirming, Claims: c, Until: c.NotAfter, Policy: p.Digest(), Warnings: a.warnings, NotChecked: a.notChecked}
+	if len(a.warnings) > 0 {
 		r.Status = Warning
 	}
-	return r.refuse(rs...)
+	return r.refuse(a.reasons...)
 }
 
-// refuse adds reasons; one is enough.
-func (r Result) refuse(rs ...Reason) Result {
-	r.Reasons = append(r.Reasons, rs...)
-	if len(r.Reasons) > 0 {
-		r.Status, r.Until = Contraindicated, time.Time{}
+func (a *appraisal) judge(c Claims, p Policy) {
+	if !slices.Contains(p.Accept, c.Format) {
+		a.refuse(CodeFormatUnlisted, "format", fmt.Sprintf("%q", c.Format), fmt.Sprintf("one of %q", p.Accept))
 	}
-	return r
+	if c.Debug {
+		a.refuse(CodeDebug, "debug", "true", "false")
+	}
+	switch {
+	case c.Simulated && (!p.AllowSimulated || !p.Simulation):
+		a.refuse(CodeSimDenied, "simulated", fmt.Sprintf("allow_simulated %t, insecure.simulated_tee %t", p.AllowSimulated, p.Simulation), "both true")
+	case c.Simulated:
+		a.warn(CodeSimDenied, "simulated", "true", "hardware")
+	}
+	if c.Format != FormatVTPM { // which measures by registers alone
+		a.in(p.Measurements, CodeMeasurementUnlisted, "measurement", string(c.Measurement))
+	}
+	a.in(p.Machines, CodeMachineUnlisted, NotCheckedMachine, c.Machine)
+	if slices.Contains(p.DenyGenerations, c.Generation) {
+		a.refuse(CodeGeneration, "generation", fmt.Sprintf("%q", c.Generation), fmt.Sprintf("none of %q", p.DenyGenerations))
+	}
+	if slices.Contains(p.WarnGenerations, c.Generation) {
+		a.warn(CodeGeneration, "generation", fmt.Sprintf("%q", c.Generation), fmt.Sprintf("better none of %q", p.WarnGenerations))
+	}
+	for _, path := range c.NotChecked {
+		if p.Revocation && strings.HasPrefix(path, "crl:") {
+			a.refuse(CodeCRLMissing, path, "none", "a revocation list")
+		}
+	}
+	a.formats(c, p)
+	for _, q := range p.Also {
+		q.Simulation = p.Simulation // which describes who appraises
+		a.judge(c, q)
+	}
+}
+
+// formats judges the blocks. One that the format consists of has to be in the claims and in the policy.
+func (a *appraisal) formats(c Claims, p Policy) {
+	for _, b := range []struct {
+		name             string
+		claimed, allowed bool
+		appraise         func()
+	}{
+		{"azure", c.Azure != nil, p.Azure != nil, func() { p.Azure.appraise(c.Azure, a) }},
+		{"snp", c.SNP != nil, p.SNP != nil, func() { p.SNP.appraise(c.SNP, a) }},
+		{"tdx", c.TDX != nil, p.TDX != nil, func() { p.TDX.appraise(c.TDX, a) }},
+		{"tpm", c.TPM != nil, p.TPM != nil, func() { p.TPM.appraise(c.TPM, a) }},
+		{"workload", c.Workload != nil, p.Workload != nil, func() { p.Workload.appraise(c.Workload, a) }},
+	} {
+		switch wanted := slices.Contains(blocks[c.Format], b.name); {
+		case b.claimed != wanted:
+			a.refuse(CodeVerifierError, b.name, fmt.Sprintf("claimed %t", b.claimed), fmt.Sprintf("%t by format %q", wanted, c.Format))
+		case wanted && !b.allowed:
+			a.refuse(CodeConfig, "policy."+b.name, "absent", fmt.Sprintf("what is taken of %q", c.Format))
+		case wanted:
+			b.appraise()
+		}
+	}
+}
+
+// dated holds revocation lists and collateral against the time: too new, past their end and past the grace, or
+// older than the policy takes. It returns until when all of them hold.
+func (a *appraisal) dated(c Claims, p Policy, now time.Time) (until time.Time) {
+	until = c.NotAfter
+	for _, d := range c.Dated {
+		end := d.NextUpdate.Add(p.Grace)
+		if p.EndorsementAge > 0 {
+			end = earlier(end, d.ThisUpdate.Add(p.EndorsementAge))
+		}
+		until = earlier(until, end)
+		switch at := now.UTC().Format(time.RFC3339); {
+		case now.Before(d.ThisUpdate):
+			a.refuse(CodeCertTime, d.Name, d.ThisUpdate.UTC().Format(time.RFC3339), "at most "+at)
+		case !now.Before(end):
+			a.refuse(d.Code, d.Name, end.UTC().Format(time.RFC3339), "after "+at)
+		case !now.Before(d.NextUpdate):
+			a.warn(d.Code, d.Name, d.NextUpdate.UTC().Format(time.RFC3339), "after "+at)
+		}
+	}
+	for _, q := range p.Also {
+		until = earlier(until, a.dated(c, q, now))
+	}
+	return until
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/consilium-fl/consilium/internal/signed"
 )
 
+func measured(n byte) Measurement { return SHA256Measurement(fill(n)) }
+
 func fill(n byte) (d [32]byte) {
 	for i := range d {
 		d[i] = n
@@ -170,11 +172,11 @@ func goodClaims(t testing.TB) Claims {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Claims{Format: "hw/1", Measurement: fill(8), Machine: "chip:a", NotAfter: now.Add(30 * time.Minute), ReportData: data}
+	return Claims{Format: "hw/1", Measurement: measured(8), Machine: "chip:a", NotAfter: now.Add(30 * time.Minute), ReportData: data}
 }
 
 func goodPolicy() Policy {
-	return Policy{Role: RoleNode, Accept: []Format{"hw/1"}, Measurements: [][32]byte{fill(8)}, Machines: []string{"chip:a"}}
+	return Policy{Role: RoleNode, Accept: []Format{"hw/1"}, Measurements: SetOf(measured(8)), Machines: SetOf("chip:a")}
 }
 
 func goodInputs(t testing.TB) Inputs {
@@ -228,9 +230,9 @@ func TestEveryReason(t *testing.T) {
 		change func(*Evidence, *Claims, *Inputs, *Policy)
 		codes  []string
 	}{
-		{"no time", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Now = time.Time{} }, []string{CodeConfigNow}},
-		{"no trust", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Trust = nil }, []string{CodeConfigTrust}},
-		{"neither", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Now, in.Trust = time.Time{}, nil }, []string{CodeConfigNow, CodeConfigTrust}},
+		{"no time", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Now = time.Time{} }, []string{CodeConfig}},
+		{"no trust", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Trust = nil }, []string{CodeConfig}},
+		{"neither", func(_ *Evidence, _ *Claims, in *Inputs, _ *Policy) { in.Now, in.Trust = time.Time{}, nil }, []string{CodeConfig, CodeConfig}},
 		{"a zero binding wanted", func(_ *Evidence, c *Claims, in *Inputs, _ *Policy) {
 			*in.ReportData, c.ReportData = [64]byte{}, [64]byte{}
 		}, []string{CodeBindingTrivial}},
@@ -243,11 +245,11 @@ func TestEveryReason(t *testing.T) {
 		{"a long path", func(e *Evidence, _ *Claims, _ *Inputs, _ *Policy) { e.Path = make([][32]byte, maxPath+1) }, []string{CodeParseLength}},
 		{"no verifier", func(e *Evidence, _ *Claims, _ *Inputs, p *Policy) { e.Format, p.Accept = "snp/1", []Format{"snp/1"} }, []string{CodeFormatUnlisted}},
 		{"a format not taken", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.Accept = []Format{"snp/1"} }, []string{CodeFormatUnlisted}},
-		{"the zero policy", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { *p = Policy{} }, []string{CodeFormatUnlisted, CodeConfigRole}},
-		{"a policy for people", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.Role = RolePerson }, []string{CodeConfigRole}},
-		{"a negative age", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.MaxAge = -1 }, []string{CodeConfigAge}},
-		{"no measurement taken", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.Measurements = nil }, []string{CodeMeasurementUnlisted}},
-		{"measurement", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.Measurement[0]++ }, []string{CodeMeasurementUnlisted}},
+		{"the zero policy", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { *p = Policy{} }, []string{CodeFormatUnlisted, CodeConfig}},
+		{"a policy for people", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.Role = RolePerson }, []string{CodeConfig}},
+		{"a negative age", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.MaxAge = -1 }, []string{CodeConfig}},
+		{"no measurement taken", func(_ *Evidence, _ *Claims, _ *Inputs, p *Policy) { p.Measurements = Set{} }, []string{CodeMeasurementUnlisted}},
+		{"measurement", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.Measurement = measured(9) }, []string{CodeMeasurementUnlisted}},
 		{"machine", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.Machine = "chip:b" }, []string{CodeMachineUnlisted}},
 		{"a machine without a name", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.Machine = "" }, []string{CodeMachineUnlisted}},
 		{"debug", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.Debug = true }, []string{CodeDebug}},
@@ -259,7 +261,7 @@ func TestEveryReason(t *testing.T) {
 		{"another binding", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) { c.ReportData[63]++ }, []string{CodeBindingMismatch}},
 		{"claims of another format", func(_ *Evidence, c *Claims, _ *Inputs, p *Policy) {
 			c.Format, p.Accept = "snp/1", []Format{"hw/1", "snp/1"}
-		}, []string{CodeVerifierError}},
+		}, []string{CodeVerifierError, CodeVerifierError}},
 		{"everything", func(_ *Evidence, c *Claims, _ *Inputs, _ *Policy) {
 			*c = Claims{Format: "hw/1", Debug: true, Simulated: true}
 		}, []string{CodeDebug, CodeSimDenied, CodeMeasurementUnlisted, CodeMachineUnlisted, CodeCertExpired, CodeBindingTrivial, CodeBindingMismatch}},
@@ -300,7 +302,7 @@ func TestUncheckedBindingIsNeverOK(t *testing.T) {
 
 func TestUnknownMachinesAreSaid(t *testing.T) {
 	p := goodPolicy()
-	p.Machines = nil
+	p.Machines = AnySet()
 	if r := finding(goodClaims(t)).Check(evidence, goodInputs(t), p); !r.OK() || !slices.Equal(r.NotChecked, []string{NotCheckedMachine}) {
 		t.Errorf("%q, not checked %q", r.Status, r.NotChecked)
 	}
@@ -328,7 +330,7 @@ func TestVerifierFailures(t *testing.T) {
 			if got := codesOf(r.Reasons); !slices.Equal(got, tc.codes) || r.OK() {
 				t.Errorf("refused for %q, want %q", got, tc.codes)
 			}
-			if r.Claims != (Claims{Format: "hw/1"}) {
+			if !reflect.DeepEqual(r.Claims, Claims{Format: "hw/1"}) {
 				t.Errorf("claims %+v of evidence that did not verify", r.Claims)
 			}
 		})
@@ -384,9 +386,9 @@ func TestTwoVerifiersOfOneFormat(t *testing.T) {
 func TestNarrow(t *testing.T) {
 	p := Policy{
 		Role: RoleNode, Accept: []Format{"hw/1", "sim/1"}, AllowSimulated: true, Simulation: true,
-		Measurements: [][32]byte{fill(1), fill(2)}, Machines: []string{"chip:a", "chip:b"}, MaxAge: 30 * time.Minute,
+		Measurements: SetOf(measured(1), measured(2)), Machines: SetOf("chip:a", "chip:b"), MaxAge: 30 * time.Minute,
 	}
-	q := Policy{Accept: []Format{"hw/1"}, Measurements: [][32]byte{fill(2)}, Machines: []string{"chip:b"}, MaxAge: time.Minute}
+	q := Policy{Accept: []Format{"hw/1"}, Measurements: SetOf(measured(2)), Machines: SetOf("chip:b"), MaxAge: time.Minute}
 	got, err := p.Narrow(q)
 	want := Policy{Role: RoleNode, Accept: q.Accept, Simulation: true, Measurements: q.Measurements, Machines: q.Machines, MaxAge: time.Minute}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -396,8 +398,8 @@ func TestNarrow(t *testing.T) {
 		t.Errorf("by nothing: got %+v, %v; want %+v", got, err, p)
 	}
 	anywhere := p
-	anywhere.Machines = nil
-	if got, err := anywhere.Narrow(Policy{Machines: []string{"chip:z"}}); err != nil || !slices.Equal(got.Machines, []string{"chip:z"}) {
+	anywhere.Machines = AnySet()
+	if got, err := anywhere.Narrow(Policy{Machines: SetOf("chip:z")}); err != nil || !slices.Equal(got.Machines.Of, []string{"chip:z"}) {
 		t.Errorf("machines where any was taken: %q, %v", got.Machines, err)
 	}
 	plain := Policy{Role: RoleNode}
@@ -406,8 +408,8 @@ func TestNarrow(t *testing.T) {
 		"accept":          {p, {Accept: []Format{"hw/1", "tdx/1"}}},
 		"allow_simulated": {plain, {AllowSimulated: true}},
 		"simulation":      {plain, {Simulation: true}},
-		"measurements":    {p, {Measurements: [][32]byte{fill(3)}}},
-		"machines":        {p, {Machines: []string{"chip:c"}}},
+		"measurements":    {p, {Measurements: SetOf(measured(3))}},
+		"machines":        {p, {Machines: SetOf("chip:c")}},
 		"max_age":         {p, {MaxAge: time.Hour}},
 	} {
 		got, err := pair[0].Narrow(pair[1])
@@ -423,12 +425,12 @@ func TestNarrow(t *testing.T) {
 // TestNarrowNeverWidens: whatever the narrowed policy takes, the wider one takes too.
 func TestNarrowNeverWidens(t *testing.T) {
 	formats := [][]Format{nil, {"hw/1"}, {"sim/1"}, {"hw/1", "sim/1"}}
-	machines := [][]string{nil, {"chip:a"}, {"chip:a", "chip:b"}}
+	machines := []Set{{}, AnySet(), SetOf("chip:a"), SetOf("chip:a", "chip:b")}
 	var ps []Policy
 	for _, f := range formats {
 		for _, m := range machines {
 			for _, sim := range []bool{false, true} {
-				ps = append(ps, Policy{Role: RoleNode, Accept: f, Machines: m, AllowSimulated: sim, Simulation: true, Measurements: [][32]byte{fill(8)}})
+				ps = append(ps, Policy{Role: RoleNode, Accept: f, Machines: m, AllowSimulated: sim, Simulation: true, Measurements: SetOf(measured(8))})
 			}
 		}
 	}
@@ -441,7 +443,7 @@ func TestNarrowNeverWidens(t *testing.T) {
 			for _, c := range []Claims{
 				{Format: "hw/1", Machine: "chip:a"}, {Format: "hw/1", Machine: "chip:b"}, {Format: "hw/1", Machine: "chip:c"}, {Format: "sim/1", Machine: "chip:a", Simulated: true},
 			} {
-				c.Measurement = fill(8)
+				c.Measurement = measured(8)
 				if Appraise(c, n).OK() && !Appraise(c, p).OK() {
 					t.Fatalf("%+v takes %+v, which %+v does not", n, c, p)
 				}
@@ -460,8 +462,8 @@ func TestPolicyDigest(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Policy){
 		"role": func(p *Policy) { p.Role = RoleCoordinator }, "accept": func(p *Policy) { p.Accept = p.Accept[:1] },
-		"simulated": func(p *Policy) { p.AllowSimulated = true }, "measurements": func(p *Policy) { p.Measurements = nil },
-		"machines": func(p *Policy) { p.Machines = []string{"chip:b"} }, "age": func(p *Policy) { p.MaxAge = time.Minute },
+		"simulated": func(p *Policy) { p.AllowSimulated = true }, "measurements": func(p *Policy) { p.Measurements = Set{} },
+		"machines": func(p *Policy) { p.Machines = SetOf("chip:b") }, "age": func(p *Policy) { p.MaxAge = time.Minute },
 	} {
 		p := base
 		change(&p)
@@ -528,7 +530,7 @@ func recheck(t testing.TB, r Record) Result {
 		c.ReportData, err = record(t).Binding.ReportData(e.Path)
 		return Unappraise(c), err
 	}})
-	return vs.Recheck(r, now, goodInputs(t).Trust, goodPolicy(), PostureExpect{Consortium: fill(1), TEE: []string{"hw"}})
+	return vs.Recheck(r, now, goodInputs(t).Trust, PostureExpect{Consortium: fill(1), TEE: []string{"hw"}}, goodPolicy())
 }
 
 func TestRecheck(t *testing.T) {
@@ -555,7 +557,7 @@ func TestRecheck(t *testing.T) {
 		"no posture":          {func(r *Record) { r.Posture = nil }, []string{CodeParsePosture, CodeBindingConfig}},
 		"another nonce":       {func(r *Record) { r.Binding.Nonce = fill(9) }, []string{CodeBindingMismatch}},
 		"a zero field":        {func(r *Record) { r.Binding.Nonce = [32]byte{} }, []string{CodeBindingZero}},
-		"another role":        {func(r *Record) { r.Binding.Role = RoleCoordinator }, []string{CodeConfigRole, CodeBindingMismatch}},
+		"another role":        {func(r *Record) { r.Binding.Role = RoleCoordinator }, []string{CodeConfig, CodeBindingMismatch}},
 		"an unlisted format":  {func(r *Record) { r.Evidence.Format = "snp/1" }, []string{CodeFormatUnlisted}},
 		"a path that is long": {func(r *Record) { r.Evidence.Path = make([][32]byte, maxPath+1) }, []string{CodeBindingZero}},
 	} {

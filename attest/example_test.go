@@ -31,7 +31,7 @@ func ExampleVerifiers_Check() {
 	}
 
 	verifiers := attest.NewVerifiers(simtee.NewVerifier())
-	policy := attest.Policy{Role: attest.RoleNode, Accept: []attest.Format{simtee.Format}, Measurements: [][32]byte{simtee.Measurement(attest.RoleNode)}}
+	policy := attest.Policy{Role: attest.RoleNode, Accept: []attest.Format{simtee.Format}, Measurements: attest.SetOf(attest.SHA256Measurement(simtee.Measurement(attest.RoleNode))), Machines: attest.AnySet()}
 	want, err := binding.ReportData(evidence.Path)
 	if err != nil {
 		log.Fatal(err)

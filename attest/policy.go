@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -13,9 +12,11 @@ import (
 // MaxAge is the longest that an appraisal holds, and what a Policy without MaxAge means.
 const MaxAge = time.Hour
 
+// MaxGrace is the longest that a policy may take collateral and revocation lists past their end.
+const MaxGrace = 7 * 24 * time.Hour
+
 // Policy says which evidence of one role is taken. What is absent is refused: the zero Policy
-// admits nobody. Machines alone may be left out, where a consortium does not know them; the
-// Result then says that the machine was not checked.
+// admits nobody, and a Set that takes anything says so with AnySet.
 type Policy struct {
 	Role           Role     // whose evidence this is about
 	Accept         []Format // formats
@@ -24,46 +25,77 @@ type Policy struct {
 	// Evidence of a simulated TEE needs both. It is no part of the digest, for it describes
 	// who appraises and not what a consortium agreed on.
 	Simulation   bool
-	Measurements [][32]byte
-	Machines     []string      // "chip:…"
+	Measurements Set           // of Measurement
+	Machines     Set           // "chip:…"
 	MaxAge       time.Duration // how long an appraisal holds; zero means one hour, which is also the most
+
+	DenyGenerations []string // product lines that are refused whatever they claim: "milan"
+	WarnGenerations []string // and those that are taken with a warning
+	// Revocation demands that every revocation list was there to look at.
+	Revocation bool
+	// EndorsementAge is the most that may have passed since the issue of a revocation list or of collateral, zero
+	// for any. Grace is for how long one is taken after its end, with a warning.
+	EndorsementAge, Grace time.Duration
+
+	SNP      *SNPPolicy
+	TDX      *TDXPolicy
+	TPM      *TPMPolicy
+	Azure    *AzurePolicy
+	Workload *WorkloadPolicy
+
+	// Also are further policies, each of which has to take the evidence too: a study's, a hospital's own. So whoever
+	// adds one can only tighten.
+	Also []Policy
 }
 
 func (p Policy) maxAge() time.Duration {
-	if p.MaxAge == 0 {
-		return MaxAge
+	age := MaxAge
+	if p.MaxAge != 0 {
+		age = min(p.MaxAge, age)
 	}
-	return min(p.MaxAge, MaxAge)
+	for _, q := range p.Also {
+		age = min(age, q.maxAge())
+	}
+	return age
 }
 
 func (p Policy) check() []Reason {
-	var rs []Reason
+	var a appraisal
 	if p.Role != RoleCoordinator && p.Role != RoleNode {
-		rs = append(rs, Reason{Code: CodeConfigRole, Path: "policy.role", Got: fmt.Sprintf("%q", p.Role), Want: "coordinator or node"})
+		a.refuse(CodeConfig, "policy.role", fmt.Sprintf("%q", p.Role), "coordinator or node")
 	}
 	if p.MaxAge < 0 {
-		rs = append(rs, Reason{Code: CodeConfigAge, Path: "policy.max_age", Got: p.MaxAge.String(), Want: "more than zero"})
+		a.refuse(CodeConfig, "policy.max_age", p.MaxAge.String(), "more than zero")
 	}
-	return rs
+	if p.EndorsementAge < 0 {
+		a.refuse(CodeConfig, "policy.endorsement_age", p.EndorsementAge.String(), "zero or more")
+	}
+	if p.Grace < 0 || p.Grace > MaxGrace {
+		a.refuse(CodeConfig, "policy.grace", p.Grace.String(), "zero to "+MaxGrace.String())
+	}
+	for _, q := range p.Also {
+		if q.Role != p.Role {
+			a.refuse(CodeConfig, "policy.also.role", fmt.Sprintf("%q", q.Role), fmt.Sprintf("%q", p.Role))
+		}
+		a.reasons = append(a.reasons, q.check()...)
+	}
+	return a.reasons
 }
 
 // Narrow returns p restricted to what q also admits: p is a consortium's, q a study's. A list,
 // role or age that q leaves out stays as p has it. Simulated TEEs are taken only where both say
 // so. A q that names anything p does not admit is an error that names the field: a study never
-// widens its consortium.
+// widens its consortium. What q says of one format in particular is appraised beside p's, as Also.
 func (p Policy) Narrow(q Policy) (Policy, error) {
 	out := p
 	var err error
 	if out.Accept, err = subset("accept", p.Accept, q.Accept); err != nil {
 		return Policy{}, err
 	}
-	if out.Measurements, err = subset("measurements", p.Measurements, q.Measurements); err != nil {
+	if out.Measurements, err = p.Measurements.narrow("measurements", q.Measurements); err != nil {
 		return Policy{}, err
 	}
-	// No machine listed means any machine, so any list is narrower than none.
-	if len(p.Machines) == 0 {
-		out.Machines = slices.Clone(q.Machines)
-	} else if out.Machines, err = subset("machines", p.Machines, q.Machines); err != nil {
+	if out.Machines, err = p.Machines.narrow("machines", q.Machines); err != nil {
 		return Policy{}, err
 	}
 	switch {
@@ -83,17 +115,29 @@ func (p Policy) Narrow(q Policy) (Policy, error) {
 	return out, nil
 }
 
+// narrow returns q, which has to lie within s; a q that lists nothing stays s.
+func (s Set) narrow(field string, q Set) (Set, error) {
+	if !q.Any && len(q.Of) == 0 {
+		return Set{Any: s.Any, Of: slices.Clone(s.Of)}, nil
+	}
+	if s.Any {
+		return Set{Any: q.Any, Of: slices.Clone(q.Of)}, nil
+	}
+	if q.Any {
+		return Set{}, fmt.Errorf("narrowing policy: %s: any is wider than the wider policy", field)
+	}
+	of, err := subset(field, s.Of, q.Of)
+	return Set{Of: of}, err
+}
+
 // subset returns q, all of whose items have to be in p; an absent q is p.
-func subset[T comparable](field string, p, q []T) ([]T, error) {
+func subset[T ~string](field string, p, q []T) ([]T, error) {
 	if len(q) == 0 {
 		return slices.Clone(p), nil
 	}
 	for _, v := range q {
 		if !slices.Contains(p, v) {
-			if d, ok := any(v).([32]byte); ok {
-				return nil, fmt.Errorf("narrowing policy: %s: %s is not in the wider policy", field, signed.DigestText(d))
-			}
-			return nil, fmt.Errorf("narrowing policy: %s: %q is not in the wider policy", field, fmt.Sprint(v))
+			return nil, fmt.Errorf("narrowing policy: %s: %q is not in the wider policy", field, v)
 		}
 	}
 	return slices.Clone(q), nil
@@ -101,20 +145,33 @@ func subset[T comparable](field string, p, q []T) ([]T, error) {
 
 // Digest names what the policy admits: lists are sets, so order and repeats do not count.
 func (p Policy) Digest() [32]byte {
-	measurements := slices.Clone(p.Measurements)
-	slices.SortFunc(measurements, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	also := make([][]byte, 0, len(p.Also))
+	for _, q := range p.Also {
+		d := q.Digest()
+		also = append(also, d[:])
+	}
 	b, err := signed.Encode(struct {
-		_              struct{} `cbor:",toarray"`
-		Domain         string
-		Role           Role
-		Accept         []Format
-		AllowSimulated bool
-		Measurements   [][32]byte
-		Machines       []string
-		MaxAgeSeconds  int64
+		_                      struct{} `cbor:",toarray"`
+		Domain                 string
+		Role                   Role
+		Accept                 []Format
+		AllowSimulated         bool
+		Measurements, Machines Set
+		MaxAge                 time.Duration
+		Deny, Warn             []string
+		Revocation             bool
+		EndorsementAge, Grace  time.Duration
+		SNP                    *SNPPolicy
+		TDX                    *TDXPolicy
+		TPM                    *TPMPolicy
+		Azure                  *AzurePolicy
+		Workload               *WorkloadPolicy
+		Also                   [][]byte
 	}{
-		Domain: "consilium/policy/v1", Role: p.Role, Accept: sortedSet(p.Accept), AllowSimulated: p.AllowSimulated,
-		Measurements: slices.Compact(measurements), Machines: sortedSet(p.Machines), MaxAgeSeconds: int64(p.maxAge() / time.Second),
+		Domain: "consilium/policy/v2", Role: p.Role, Accept: sortedSet(p.Accept), AllowSimulated: p.AllowSimulated,
+		Measurements: p.Measurements, Machines: p.Machines, MaxAge: p.maxAge(), Deny: sortedSet(p.DenyGenerations), Warn: sortedSet(p.WarnGenerations),
+		Revocation: p.Revocation, EndorsementAge: p.EndorsementAge, Grace: p.Grace,
+		SNP: p.SNP, TDX: p.TDX, TPM: p.TPM, Azure: p.Azure, Workload: p.Workload, Also: also,
 	})
 	if err != nil {
 		panic("attest: strings, bytes and numbers always encode: " + err.Error())

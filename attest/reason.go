@@ -8,22 +8,48 @@ import (
 // The codes of reasons. They are stable: logs, tests and dashboards match on them. A format's
 // verifier may return further ones of the same shape.
 const (
-	CodeConfigNow   = "config.now"   // no time was given
-	CodeConfigTrust = "config.trust" // no snapshot was given
-	CodeConfigRole  = "config.role"  // the policy is for no role, or for another
-	CodeConfigAge   = "config.max_age"
+	CodeConfig = "config.error" // the appraiser's own side: no time, no snapshot, a policy that says nothing
 
-	CodeParseLength  = "parse.length"
-	CodeParsePosture = "parse.posture"
+	CodeParseLength   = "parse.length"
+	CodeParseBounds   = "parse.bounds" // a length inside points outside
+	CodeParseMBZ      = "parse.mbz"    // bytes that have to be zero
+	CodeParseVersion  = "parse.version"
+	CodeParseBody     = "parse.body" // no such kind of body
+	CodeParseTail     = "parse.tail" // bytes after the end
+	CodeParseSigner   = "parse.signer"
+	CodeParseEncoding = "parse.encoding" // not the syntax of its format
+	CodeParsePosture  = "parse.posture"
 
 	CodeFormatUnlisted      = "format.unlisted"
 	CodeMeasurementUnlisted = "measurement.unlisted"
-	CodeMachineUnlisted     = "machine.unlisted"
+	CodeMachineUnlisted     = "identity.chip"
 	CodeDebug               = "debug"
 	CodeSimDenied           = "sim.denied"
-	CodeCertExpired         = "cert.expired"
-	CodeVerifierPanic       = "verifier.panic"
-	CodeVerifierError       = "verifier.error" // a verifier failed without saying why in a code
+	CodeMigratable          = "migratable"
+	CodeGeneration          = "hardware.generation" // the policy denies the product line
+	CodeTEEType             = "tee.type"            // authentic perhaps, and of no TEE that counts
+
+	CodeSignature   = "sig.invalid"
+	CodeSigAlgo     = "sig.algo"
+	CodeChain       = "chain" // leads to no anchor of the snapshot
+	CodeCertExpired = "cert.expired"
+	CodeCertTime    = "cert.time"    // not valid yet
+	CodeCertTCB     = "cert.tcb"     // the certificate is of another patch level
+	CodeCertProduct = "cert.product" // or of another product line
+	CodeCertKind    = "cert.kind"    // or of another kind: VLEK for VCEK
+	CodeRevoked     = "revoked"
+	CodeCRLStale    = "crl.stale"
+	CodeCRLMissing  = "crl.missing"
+
+	CodeCollateralMissing  = "collateral.missing"
+	CodeCollateralExpired  = "collateral.expired"
+	CodeCollateralInvalid  = "collateral.invalid"  // edited, or signed by another
+	CodeCollateralRollback = "collateral.rollback" // an evaluation number below the floor
+
+	CodeFreshness = "freshness" // the evidence answers nobody's question
+
+	CodeVerifierPanic = "verifier.panic"
+	CodeVerifierError = "verifier.error" // a verifier failed without saying why in a code
 
 	CodeBindingMismatch = "binding.mismatch" // the evidence is over another binding
 	CodeBindingTrivial  = "binding.trivial"  // it is over nothing

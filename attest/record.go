@@ -84,10 +84,12 @@ func (r Record) SignedBy(log ed25519.PublicKey) []Reason {
 // against the posture, the evidence against the report data of the binding. Nothing is taken
 // from the record's word, but for the binding itself: on a live connection the caller has put its own
 // there, and in storage it names the session that the evidence was for.
-func (vs Verifiers) Recheck(r Record, at time.Time, trust *endorse.Snapshot, p Policy, want PostureExpect) Result {
+func (vs Verifiers) Recheck(r Record, at time.Time, trust *endorse.Snapshot, want PostureExpect, policies ...Policy) Result {
 	var rs []Reason
-	if p.Role != r.Binding.Role {
-		rs = append(rs, Reason{Code: CodeConfigRole, Path: "policy.role", Got: fmt.Sprintf("%q", p.Role), Want: fmt.Sprintf("%q", r.Binding.Role)})
+	for _, p := range policies {
+		if p.Role != r.Binding.Role {
+			rs = append(rs, Reason{Code: CodeConfig, Path: "policy.role", Got: fmt.Sprintf("%q", p.Role), Want: fmt.Sprintf("%q", r.Binding.Role)})
+		}
 	}
 	if got := KeyListDigest(r.Keys); got != r.Binding.KeyList {
 		rs = append(rs, Reason{Code: CodeBindingKeyList, Path: "binding.key_list", Got: signed.DigestText(r.Binding.KeyList), Want: signed.DigestText(got)})
@@ -104,7 +106,7 @@ func (vs Verifiers) Recheck(r Record, at time.Time, trust *endorse.Snapshot, p P
 	if err != nil {
 		// Without report data there is nothing to compare with: refuse before the evidence is read.
 		rs = append(rs, Reason{Code: CodeBindingZero, Path: "binding", Got: err.Error()})
-		return Result{Claims: Claims{Format: r.Evidence.Format}, NotChecked: []string{NotCheckedBinding}, Policy: p.Digest(), Trust: trust.Digest()}.refuse(rs...)
+		return Result{Claims: Claims{Format: r.Evidence.Format}, NotChecked: []string{NotCheckedBinding}, Trust: trust.Digest()}.refuse(rs...)
 	}
-	return vs.Check(r.Evidence, Inputs{Now: at, ReportData: &data, Trust: trust}, p).refuse(rs...)
+	return vs.Check(r.Evidence, Inputs{Now: at, ReportData: &data, Trust: trust}, policies...).refuse(rs...)
 }

@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"crypto/sha512"
 	"crypto/subtle"
 	"fmt"
@@ -50,48 +51,86 @@ func NewVerifiers(vs ...Verifier) Verifiers {
 
 // Check verifies and appraises evidence: the one way from evidence to claims. It never panics,
 // whatever a verifier does with foreign bytes. Claims are set only when the evidence is
-// authentic.
-func (vs Verifiers) Check(e Evidence, in Inputs, p Policy) Result {
-	r := Result{Status: Affirming, Claims: Claims{Format: e.Format}, Policy: p.Digest(), Trust: in.Trust.Digest()}
+// authentic. Of several policies one has to take the evidence: versions of reference values overlap while
+// machines are upgraded. The result is that of the first that takes it, and else of the first.
+func (vs Verifiers) Check(e Evidence, in Inputs, policies ...Policy) Result {
+	if len(policies) == 0 {
+		policies = []Policy{{}} // which admits nobody, and says so
+	}
 	want := in.ReportData
-	if want == nil {
-		r.NotChecked = append(r.NotChecked, NotCheckedBinding)
-	} else {
+	if want != nil {
 		forVerifier := *want // a copy: no verifier can move the goal
 		in.ReportData = &forVerifier
 	}
+	found := vs.verify(e, in, policies)
+	best := found.judge(e, in, want, policies[0])
+	for _, p := range policies[1:] {
+		if best.Status != Contraindicated {
+			break
+		}
+		if r := found.judge(e, in, want, p); r.Status != Contraindicated {
+			best = r
+		}
+	}
+	return best
+}
+
+// verified is what verification came to: claims, or the reasons why there are none. Claims beside reasons are what
+// could be read of evidence that is not authentic: they may add reasons, never take one away.
+type verified struct {
+	claims  Claims
+	reasons []Reason
+}
+
+func (vs Verifiers) verify(e Evidence, in Inputs, policies []Policy) verified {
 	v, known := vs.byFormat[e.Format]
 	rs := append(in.check(), e.check()...)
-	// A format that the policy does not take is refused before its parser sees a byte.
-	if !known || !slices.Contains(p.Accept, e.Format) {
-		rs = append(rs, Reason{Code: CodeFormatUnlisted, Path: "format", Got: fmt.Sprintf("%q", e.Format), Want: fmt.Sprintf("one of %q, with a verifier", p.Accept)})
+	// A format that no policy takes is refused before its parser sees a byte.
+	if !known || !slices.ContainsFunc(policies, func(p Policy) bool { return slices.Contains(p.Accept, e.Format) }) {
+		rs = append(rs, Reason{Code: CodeFormatUnlisted, Path: "format", Got: fmt.Sprintf("%q", e.Format), Want: "a format of the policy, with a verifier"})
 	}
 	if len(rs) > 0 {
-		return r.refuse(append(rs, p.check()...)...)
+		return verified{reasons: rs}
 	}
 	u, err := safely(v, e, in)
 	if err != nil {
-		return r.refuse(append(reasonsOf(err), p.check()...)...)
+		return verified{claims: u.claims, reasons: reasonsOf(err)}
 	}
-	c := u.claims
-	a := Appraise(c, p)
-	r.Status, r.Claims, r.NotChecked = a.Status, c, append(r.NotChecked, a.NotChecked...)
-	r.Until = earlier(c.NotAfter, in.Now.Add(p.maxAge()))
-	rs = append(a.Reasons, c.consistent(e.Format, in.Now)...)
-	rs = append(rs, c.bound(want)...)
-	if want == nil && r.Status == Affirming {
+	return verified{claims: u.claims}
+}
+
+func (f verified) judge(e Evidence, in Inputs, want *[64]byte, p Policy) Result {
+	r := Result{Status: Affirming, Claims: Claims{Format: e.Format}, Policy: p.Digest(), Trust: in.Trust.Digest()}
+	if want == nil {
+		r.NotChecked = append(r.NotChecked, NotCheckedBinding)
+	}
+	if len(f.reasons) > 0 {
+		rs := slices.Concat(f.reasons, p.check())
+		if f.claims.Format != "" {
+			rs = slices.Concat(f.reasons, Appraise(f.claims, p).Reasons)
+		}
+		return r.refuse(rs...)
+	}
+	c := f.claims
+	a := appraisal{reasons: p.check(), notChecked: append(r.NotChecked, c.NotChecked...)}
+	a.judge(c, p)
+	until := a.dated(c, p, in.Now)
+	a.reasons = slices.Concat(a.reasons, c.consistent(e.Format, in.Now), c.bound(want))
+	r.Claims, r.Warnings, r.NotChecked = c, a.warnings, a.notChecked
+	r.Until = earlier(until, in.Now.Add(p.maxAge()))
+	if want == nil || len(a.warnings) > 0 {
 		r.Status = Warning
 	}
-	return r.refuse(rs...)
+	return r.refuse(a.reasons...)
 }
 
 func (in Inputs) check() []Reason {
 	var rs []Reason
 	if in.Now.IsZero() {
-		rs = append(rs, Reason{Code: CodeConfigNow, Path: "inputs.now", Got: "zero", Want: "the time to judge at"})
+		rs = append(rs, Reason{Code: CodeConfig, Path: "inputs.now", Got: "zero", Want: "the time to judge at"})
 	}
 	if in.Trust == nil {
-		rs = append(rs, Reason{Code: CodeConfigTrust, Path: "inputs.trust", Got: "none", Want: "a snapshot"})
+		rs = append(rs, Reason{Code: CodeConfig, Path: "inputs.trust", Got: "none", Want: "a snapshot"})
 	}
 	if in.ReportData != nil && trivial(*in.ReportData) {
 		rs = append(rs, Reason{Code: CodeBindingTrivial, Path: "inputs.report_data", Got: "zero or SHA-512 of nothing", Want: "a binding"})
@@ -132,7 +171,11 @@ func (c Claims) bound(want *[64]byte) []Reason {
 	if want == nil {
 		return rs
 	}
-	if subtle.ConstantTimeCompare(c.ReportData[:], want[:]) != 1 {
+	part := *want
+	if c.HalfBound {
+		part = [64]byte(append(bytes.Clone(want[:32]), make([]byte, 32)...))
+	}
+	if subtle.ConstantTimeCompare(c.ReportData[:], part[:]) != 1 {
 		rs = append(rs, Reason{Code: CodeBindingMismatch, Path: "report_data", Got: hexText(c.ReportData[:8]) + "…", Want: hexText(want[:8]) + "…"})
 	}
 	return rs

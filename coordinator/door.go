@@ -26,7 +26,7 @@ import (
 // person may come for any study there is, or for the consortium.
 func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 	nobody := func(why string) channel.Expect {
-		return channel.Expect{Policy: attest.Policy{Role: attest.RoleNode}, Trust: c.deps.Trust, NoNodes: why}
+		return channel.Expect{Policies: []attest.Policy{{Role: attest.RoleNode}}, Trust: c.deps.Trust, NoNodes: why}
 	}
 	if digest == c.deps.Consortium.Digest {
 		return nobody("a person: nodes connect for one study"), nil
@@ -42,9 +42,9 @@ func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 		return nobody("a study that was not cancelled"), nil
 	}
 	return channel.Expect{
-		Policy:  terms.Policy(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE),
-		Posture: terms.Posture(c.deps.Consortium, c.config.Insecure.SimulatedTEE),
-		Trust:   c.deps.Trust,
+		Policies: []attest.Policy{terms.Policy(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE)},
+		Posture:  terms.Posture(c.deps.Consortium, c.config.Insecure.SimulatedTEE),
+		Trust:    c.deps.Trust,
 	}, nil
 }
 

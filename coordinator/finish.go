@@ -352,12 +352,12 @@ func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error)
 		return audit.ReceiptCoordinator{}, err
 	}
 	sim := c.config.Insecure.SimulatedTEE
-	r := c.deps.Verifiers.Recheck(record, time.UnixMilli(shown.At), c.deps.Trust, terms.Policy(c.deps.Consortium, attest.RoleCoordinator, sim), terms.Posture(c.deps.Consortium, sim))
+	r := c.deps.Verifiers.Recheck(record, time.UnixMilli(shown.At), c.deps.Trust, terms.Posture(c.deps.Consortium, sim), terms.Policy(c.deps.Consortium, attest.RoleCoordinator, sim))
 	if !r.OK() {
 		return audit.ReceiptCoordinator{}, fmt.Errorf("the own evidence does not hold: %v", r.Reasons)
 	}
 	return audit.ReceiptCoordinator{
-		Measurement: signed.DigestText(r.Claims.Measurement), Evidence: signed.Digest(own), Status: string(r.Status),
+		Measurement: string(r.Claims.Measurement), Evidence: signed.Digest(own), Status: string(r.Status),
 		Policy: r.Policy, Trust: r.Trust,
 	}, nil
 }

@@ -188,7 +188,7 @@ func (f *federation) dial(digest [32]byte, role attest.Role, key ed25519.Private
 		Role: role, Study: digest, Certificate: func() (*tls.Certificate, error) { return cert, nil }, Verifiers: deps.Verifiers,
 		Peer: func([32]byte) (channel.Expect, error) {
 			return channel.Expect{
-				Policy: terms.Policy(f.consortium, attest.RoleCoordinator, true), Posture: terms.Posture(f.consortium, true),
+				Policies: []attest.Policy{terms.Policy(f.consortium, attest.RoleCoordinator, true)}, Posture: terms.Posture(f.consortium, true),
 				Trust: deps.Trust, LogKey: f.consortium.Log,
 			}, nil
 		},

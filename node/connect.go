@@ -106,10 +106,10 @@ func (r *runner) dial(cert func() (*tls.Certificate, error)) (*connection, error
 		Verifiers: d.Verifiers,
 		Peer: func([32]byte) (channel.Expect, error) {
 			return channel.Expect{
-				Policy:  terms.Policy(d.Consortium, attest.RoleCoordinator, simulation),
-				Posture: terms.Posture(d.Consortium, simulation),
-				Trust:   d.Trust,
-				LogKey:  d.Consortium.Log,
+				Policies: []attest.Policy{terms.Policy(d.Consortium, attest.RoleCoordinator, simulation)},
+				Posture:  terms.Posture(d.Consortium, simulation),
+				Trust:    d.Trust,
+				LogKey:   d.Consortium.Log,
 			}, nil
 		},
 		Study:   r.digest,

@@ -411,7 +411,7 @@ func (h *hub) serve() {
 		},
 		Verifiers: attest.NewVerifiers(simtee.NewVerifier()),
 		Peer: func([32]byte) (channel.Expect, error) {
-			return channel.Expect{Policy: terms.Policy(h.consortium, attest.RoleNode, true), Posture: terms.Posture(h.consortium, true), Trust: h.trust}, nil
+			return channel.Expect{Policies: []attest.Policy{terms.Policy(h.consortium, attest.RoleNode, true)}, Posture: terms.Posture(h.consortium, true), Trust: h.trust}, nil
 		},
 		LogSigner: binder{h.keys.log},
 	}

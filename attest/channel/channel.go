@@ -47,11 +47,11 @@ type Config struct {
 
 // Expect is how a peer is appraised.
 type Expect struct {
-	Policy  attest.Policy // of the peer's role
-	Posture attest.PostureExpect
-	Trust   *endorse.Snapshot
-	LogKey  ed25519.PublicKey // of the coordinator; required for a client
-	NoNodes string            // server only: why no node is admitted, in words; empty: those that are appraised well are
+	Policies []attest.Policy // of the peer's role; one of them has to take its evidence
+	Posture  attest.PostureExpect
+	Trust    *endorse.Snapshot
+	LogKey   ed25519.PublicKey // of the coordinator; required for a client
+	NoNodes  string            // server only: why no node is admitted, in words; empty: those that are appraised well are
 }
 
 func (c *Config) fill() error {

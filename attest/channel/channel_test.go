@@ -85,7 +85,7 @@ func TestStoredRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := f.expect(s.PeerRole)
-		again := f.config(t, attest.RoleNode).Verifiers.Recheck(r, time.Now(), f.trust, e.Policy, e.Posture)
+		again := f.config(t, attest.RoleNode).Verifiers.Recheck(r, time.Now(), f.trust, e.Posture, e.Policies...)
 		if !again.OK() || again.Trust != s.Result.Trust || again.Policy != s.Result.Policy {
 			t.Errorf("%s: %q for %v, want the session's %q", s.PeerRole, again.Status, again.Reasons, s.Result.Status)
 		}
@@ -385,7 +385,7 @@ func TestSessionEnds(t *testing.T) {
 		sc := f.config(t, attest.RoleCoordinator)
 		sc.Peer = func([32]byte) (Expect, error) {
 			e := f.expect(attest.RoleNode)
-			e.Policy.MaxAge = 10 * time.Minute
+			e.Policies[0].MaxAge = 10 * time.Minute
 			return e, nil
 		}
 		clientEnd, serverEnd := net.Pipe()
@@ -575,11 +575,11 @@ func TestPolicyForTheWrongRole(t *testing.T) {
 	sc := f.config(t, attest.RoleCoordinator)
 	sc.Peer = func([32]byte) (Expect, error) {
 		e := f.expect(attest.RoleNode)
-		e.Policy.Role = attest.RoleCoordinator
+		e.Policies[0].Role = attest.RoleCoordinator
 		return e, nil
 	}
 	_, c := meet(t, client(t, f.config(t, attest.RoleNode)), server(t, sc))
-	wantCodes(t, c.err, attest.RoleCoordinator, attest.CodeConfigRole)
+	wantCodes(t, c.err, attest.RoleCoordinator, attest.CodeConfig)
 }
 
 // TestSimulationNeedsBoth at each end of a live connection.
@@ -594,7 +594,7 @@ func TestSimulationNeedsBoth(t *testing.T) {
 				c := f.config(t, role)
 				c.Peer = func([32]byte) (Expect, error) {
 					e := f.expect(peer)
-					change(&e.Policy)
+					change(&e.Policies[0])
 					return e, nil
 				}
 				return c

@@ -55,10 +55,10 @@ func Example() {
 	expect := func(role attest.Role) func([32]byte) (channel.Expect, error) {
 		return func([32]byte) (channel.Expect, error) {
 			return channel.Expect{
-				Policy: attest.Policy{
-					Role: role, Accept: []attest.Format{simtee.Format}, Measurements: [][32]byte{simtee.Measurement(role)},
-					AllowSimulated: true, Simulation: true,
-				},
+				Policies: []attest.Policy{{
+					Role: role, Accept: []attest.Format{simtee.Format}, Measurements: attest.SetOf(attest.SHA256Measurement(simtee.Measurement(role))),
+					Machines: attest.AnySet(), AllowSimulated: true, Simulation: true,
+				}},
 				Posture: attest.PostureExpect{Consortium: consortium, Insecure: []string{"simulated_tee"}, TEE: []string{"sim"}},
 				Trust:   trust, LogKey: logPublic,
 			}, nil

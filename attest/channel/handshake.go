@@ -287,7 +287,7 @@ func (h *handshake) appraise(encoded []byte, role attest.Role, expect Expect) []
 	rs := append(h.leafTime(), differences(r.Binding, want)...)
 	// From here on the prover's word for its binding is gone.
 	r.Binding = want
-	result := h.config.Verifiers.Recheck(r, h.now, expect.Trust, expect.Policy, expect.Posture)
+	result := h.config.Verifiers.Recheck(r, h.now, expect.Trust, expect.Posture, expect.Policies...)
 	h.session.Result = result
 	rs = append(rs, result.Reasons...)
 	if role == attest.RoleCoordinator {

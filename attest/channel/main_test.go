@@ -85,10 +85,10 @@ func (f *federation) posture([32]byte) (attest.Posture, error) {
 
 func (f *federation) expect(peer attest.Role) Expect {
 	return Expect{
-		Policy: attest.Policy{
+		Policies: []attest.Policy{{
 			Role: peer, Accept: []attest.Format{simtee.Format}, AllowSimulated: true, Simulation: true,
-			Measurements: [][32]byte{simtee.Measurement(peer)}, Machines: []string{"chip:" + string(peer)},
-		},
+			Measurements: attest.SetOf(attest.SHA256Measurement(simtee.Measurement(peer))), Machines: attest.SetOf("chip:" + string(peer)),
+		}},
 		Posture: attest.PostureExpect{Consortium: f.consortium, Policy: f.rego, Insecure: []string{"simulated_tee"}, TEE: []string{"sim"}},
 		Trust:   f.trust,
 		LogKey:  f.log.Public().(ed25519.PublicKey),

@@ -87,7 +87,7 @@ func (verifier) Verify(e attest.Evidence, in attest.Inputs) (attest.Unappraised,
 		return attest.Unappraised{}, attest.Reason{Code: CodeTime, Path: "not_before", Got: from.UTC().Format(time.RFC3339), Want: "at most " + in.Now.UTC().Format(time.RFC3339)}
 	}
 	return attest.Unappraise(attest.Claims{
-		Format: Format, Measurement: s.Measurement, Machine: s.Machine, Debug: s.Debug,
+		Format: Format, Measurement: attest.SHA256Measurement(s.Measurement), Machine: s.Machine, Debug: s.Debug,
 		Simulated: true, NotAfter: time.Unix(s.NotAfter, 0).UTC(), ReportData: s.ReportData,
 	}), nil
 }

@@ -55,7 +55,7 @@ func newLab(t testing.TB) lab {
 	l.in = attest.Inputs{Now: time.Now(), ReportData: &data, Trust: snapshot(t, MarshalAnchor(&root.PublicKey))}
 	l.pol = attest.Policy{
 		Role: attest.RoleNode, Accept: []attest.Format{Format}, AllowSimulated: true, Simulation: true,
-		Measurements: [][32]byte{Measurement(attest.RoleNode)}, Machines: []string{"chip:a"},
+		Measurements: attest.SetOf(attest.SHA256Measurement(Measurement(attest.RoleNode))), Machines: attest.SetOf("chip:a"),
 	}
 	return l
 }
@@ -119,14 +119,14 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"debug", func(s *statement) { s.Debug = true }, []string{"debug"}},
 		{"measurement", func(s *statement) { s.Measurement = Measurement(attest.RoleCoordinator) }, []string{"measurement.unlisted"}},
-		{"machine", func(s *statement) { s.Machine = "chip:b" }, []string{"machine.unlisted"}},
+		{"machine", func(s *statement) { s.Machine = "chip:b" }, []string{"identity.chip"}},
 		{"binding", func(s *statement) { s.ReportData[63] ^= 1 }, []string{"binding.mismatch"}},
 		{"no binding", func(s *statement) { s.ReportData = [64]byte{} }, []string{"binding.trivial", "binding.mismatch"}},
 		{"expired", func(s *statement) { s.NotAfter = l.in.Now.Add(-time.Second).Unix() }, []string{"cert.expired"}},
 		{"not yet", func(s *statement) { s.NotBefore = l.in.Now.Add(time.Minute).Unix() }, []string{CodeTime}},
 		{"all at once", func(s *statement) {
 			s.Debug, s.Machine, s.Measurement = true, "", [32]byte{}
-		}, []string{"debug", "measurement.unlisted", "machine.unlisted"}},
+		}, []string{"debug", "measurement.unlisted", "identity.chip"}},
 		{"magic", func(s *statement) { s.Magic = "consilium/snp/1" }, []string{CodeParse}},
 		{"no span", func(s *statement) { s.NotAfter = s.NotBefore }, []string{CodeParse}},
 		{"a far end", func(s *statement) { s.NotAfter = maxTime + 1 }, []string{CodeParse}},

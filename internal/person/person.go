@@ -120,10 +120,10 @@ func (p *Person) Dial(digest [32]byte) (*transport.Client, error) {
 		Verifiers: attest.NewVerifiers(simtee.NewVerifier()),
 		Peer: func([32]byte) (channel.Expect, error) {
 			return channel.Expect{
-				Policy:  terms.Policy(p.Consortium, attest.RoleCoordinator, p.Simulation),
-				Posture: terms.Posture(p.Consortium, p.Simulation),
-				Trust:   p.Trust,
-				LogKey:  p.Consortium.Log,
+				Policies: []attest.Policy{terms.Policy(p.Consortium, attest.RoleCoordinator, p.Simulation)},
+				Posture:  terms.Posture(p.Consortium, p.Simulation),
+				Trust:    p.Trust,
+				LogKey:   p.Consortium.Log,
 			}, nil
 		},
 		Posture: func([32]byte) (attest.Posture, error) {

@@ -163,7 +163,13 @@ func Policy(c *study.Consortium, role attest.Role, simulation bool) attest.Polic
 	if role == attest.RoleCoordinator {
 		a = c.Attestation.Coordinator
 	}
-	p := attest.Policy{Role: role, AllowSimulated: a.AllowSimulated, Simulation: simulation, Measurements: a.Measurements, Machines: a.Machines, MaxAge: time.Hour}
+	p := attest.Policy{Role: role, AllowSimulated: a.AllowSimulated, Simulation: simulation, Machines: attest.SetOf(a.Machines...), MaxAge: time.Hour}
+	if len(a.Machines) == 0 {
+		p.Machines = attest.AnySet()
+	}
+	for _, m := range a.Measurements {
+		p.Measurements.Of = append(p.Measurements.Of, string(attest.SHA256Measurement(m)))
+	}
 	for _, f := range a.Formats {
 		p.Accept = append(p.Accept, attest.Format(f))
 	}

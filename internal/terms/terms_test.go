@@ -183,7 +183,7 @@ func TestKeyringForgetsNothingAndForgivesNothing(t *testing.T) {
 func TestPolicyAndPosture(t *testing.T) {
 	c, _ := sample(t)
 	n, co := Policy(c, attest.RoleNode, true), Policy(c, attest.RoleCoordinator, false)
-	if n.Role != attest.RoleNode || !n.AllowSimulated || !n.Simulation || len(n.Measurements) == 0 || n.MaxAge != time.Hour {
+	if n.Role != attest.RoleNode || !n.AllowSimulated || !n.Simulation || len(n.Measurements.Of) == 0 || n.MaxAge != time.Hour {
 		t.Errorf("node: %+v", n)
 	}
 	if co.Role != attest.RoleCoordinator || co.Simulation {

@@ -55,10 +55,10 @@ func attested(t *testing.T, accepts [32]byte) (server, node credentials.Transpor
 					return channel.Expect{}, errors.New("no such study")
 				}
 				return channel.Expect{
-					Policy: attest.Policy{
+					Policies: []attest.Policy{{
 						Role: peer, Accept: []attest.Format{simtee.Format}, AllowSimulated: true, Simulation: true,
-						Measurements: [][32]byte{measurement},
-					},
+						Measurements: attest.SetOf(attest.SHA256Measurement(measurement)), Machines: attest.AnySet(),
+					}},
 					Posture: attest.PostureExpect{Consortium: consortium, Policy: breast, Insecure: []string{"simulated_tee"}, TEE: []string{"sim"}},
 					Trust:   trust, LogKey: logKey.Public().(ed25519.PublicKey),
 				}, nil

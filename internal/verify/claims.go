@@ -11,7 +11,6 @@ import (
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/audit"
-	"github.com/consilium-fl/consilium/internal/signed"
 )
 
 // checkFiles compares the folder with the receipt's subjects, both ways.
@@ -71,7 +70,7 @@ func (c *checker) claimCoordinator(s *section, got audit.ReceiptCoordinator) {
 		return // checkMachines has said why
 	}
 	c.same(s, "coordinator", got, audit.ReceiptCoordinator{
-		Measurement: signed.DigestText(r.Claims.Measurement), Evidence: got.Evidence, Status: string(r.Status), Policy: audit.Digest(r.Policy), Trust: audit.Digest(r.Trust),
+		Measurement: string(r.Claims.Measurement), Evidence: got.Evidence, Status: string(r.Status), Policy: audit.Digest(r.Policy), Trust: audit.Digest(r.Trust),
 	})
 }
 

@@ -185,7 +185,7 @@ func (c *checker) appraise(s *section, p, subject string, role attest.Role, r at
 		accept = c.consortium.Attestation.Coordinator
 	}
 	policy := terms.Policy(c.consortium, role, accept.AllowSimulated)
-	result := verifiers.Recheck(r, c.log.leaves[i].Time, trust, policy, terms.Posture(c.consortium, accept.AllowSimulated))
+	result := verifiers.Recheck(r, c.log.leaves[i].Time, trust, terms.Posture(c.consortium, accept.AllowSimulated), policy)
 	for _, reason := range result.Reasons {
 		s.fail(p, "at %s: %v", c.log.leaves[i].Time.Format(time.RFC3339), reason)
 	}
