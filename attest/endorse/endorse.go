@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -39,6 +40,9 @@ const maxName = 255 // bytes; what file systems take
 type Snapshot struct {
 	files  map[string][]byte
 	digest [32]byte
+
+	once  sync.Once // guards index, which is made of files when first asked for
+	index *Index
 }
 
 // Load reads a trust folder. Every file in it is part of the digest, also one that no verifier
