@@ -37,7 +37,7 @@ type ConsortiumRef struct {
 
 // LogConfig tunes the transparency log; a zero field is audit/appender's default.
 type LogConfig struct {
-	Batch      time.Duration // how long a leaf waits for others to be written with
+	Batch      time.Duration // how long a promised leaf waits for others to go into the tree with
 	Checkpoint time.Duration // the least time between two checkpoints
 	MergeDelay time.Duration // within which a leaf is promised to be covered by a checkpoint
 }

@@ -7,8 +7,9 @@
 //	…
 //	for checkpoint := range log.Checkpoints(ctx) { push(checkpoint) }
 //
-// The folder is a stored log as [audit.DirReader] reads it, plus Tessera's .state. Tessera runs
-// timers of its own, ten a second, while a log is open.
+// The folder is a stored log as [audit.DirReader] reads it, plus .state: Tessera's, and the journal of
+// leaves that are promised and not in the tree yet. Tessera runs timers of its own, ten a second, while a
+// log is open.
 package appender
 
 import (
@@ -35,12 +36,12 @@ import (
 
 // Defaults of Options, and bounds.
 const (
-	DefaultBatch      = time.Millisecond
+	DefaultBatch      = 50 * time.Millisecond
 	DefaultCheckpoint = 100 * time.Millisecond // also the least that Tessera takes
 	DefaultMergeDelay = time.Second
 
-	maxBatch    = 256  // leaves that are written at once: a full bundle
-	maxInFlight = 1024 // appends that wait; more wait outside Tessera, which has no bound on POSIX
+	maxBatch    = 256  // leaves that are put into the tree at once: a full bundle
+	maxInFlight = 1024 // leaves on their way into the tree; appends of more wait
 )
 
 // ErrInUse says that this folder's log is open already, here or in another process.
@@ -51,7 +52,7 @@ var ErrClosed = errors.New("the log is closed")
 
 // Options of a log. The zero value works.
 type Options struct {
-	Batch      time.Duration // how long a leaf waits for others to be written with; 1 ms
+	Batch      time.Duration // how long a promised leaf waits for others to go into the tree with; 50 ms
 	Checkpoint time.Duration // the least time between two checkpoints; 100 ms, not less
 	MergeDelay time.Duration // within which a leaf is promised to be covered by a checkpoint; 1 s
 	Logger     *slog.Logger  // gets Tessera's own words; nil drops them. There is one for a process: the first Open decides
@@ -66,8 +67,8 @@ func (o Options) filled() (Options, error) {
 			*f.d = f.standard
 		}
 	}
-	if o.Batch < 0 || o.Checkpoint < DefaultCheckpoint || o.MergeDelay < 2*o.Checkpoint {
-		return o, fmt.Errorf("batch %s, checkpoint %s, merge delay %s: want a batch above zero, at least %s between checkpoints, and a merge delay of two checkpoints",
+	if o.Batch < 0 || o.Batch > o.Checkpoint || o.Checkpoint < DefaultCheckpoint || o.MergeDelay < 2*o.Checkpoint {
+		return o, fmt.Errorf("batch %s, checkpoint %s, merge delay %s: want a batch above zero and no longer than a checkpoint, at least %s between checkpoints, and a merge delay of two checkpoints",
 			o.Batch, o.Checkpoint, o.MergeDelay, DefaultCheckpoint)
 	}
 	if o.Logger == nil {
@@ -89,15 +90,32 @@ type Log struct {
 	shutdown func(context.Context) error
 	stop     context.CancelFunc // ends Tessera's goroutines
 	lock     *os.File
-	slots    chan struct{} // one for each append in flight
+	journal  *journal
+	slots    chan struct{}   // one for each leaf that is not in the tree yet
+	writes   chan *write     // to the journal; closed when no more come
+	planting chan struct{}   // of one: there are leaves to put into the tree
+	work     sync.WaitGroup  // writer and planter
+	running  context.Context // ends with stop
 
 	mu       sync.Mutex
 	closed   bool // takes no more leaves
+	drained  bool // and none is on its way to the journal
 	ended    bool // and publishes no more checkpoints
 	inFlight sync.WaitGroup
-	latest   []byte // newest checkpoint; nil: none yet
+	unplaced []entry // journaled, in order, and not in the tree
+	placed   uint64  // leaves in the tree, each where it was promised
+	known    bool    // placed is
+	fault    error   // for good: the disk failed, or a leaf is not where it was promised
+	latest   []byte  // newest checkpoint; nil: none yet
 	size     uint64
-	changed  chan struct{} // closed when latest or ended changes
+	changed  chan struct{} // closed when anything above changes
+}
+
+// write is a leaf that waits for its place in the journal.
+type write struct {
+	leaf  []byte
+	index uint64
+	done  chan error
 }
 
 // Open opens the log of that origin in dir, or creates it. ctx bounds the opening alone. A folder
@@ -111,8 +129,12 @@ func Open(ctx context.Context, dir, origin string, key ed25519.PrivateKey, o Opt
 	if err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", origin, err)
 	}
-	l := &Log{dir: dir, origin: origin, key: key, o: o, slots: make(chan struct{}, maxInFlight), changed: make(chan struct{})}
+	l := &Log{
+		dir: dir, origin: origin, key: key, o: o, changed: make(chan struct{}),
+		slots: make(chan struct{}, maxInFlight), writes: make(chan *write, maxInFlight), planting: make(chan struct{}, 1),
+	}
 	if err := l.open(ctx); err != nil {
+		l.settle()
 		l.release()
 		return nil, fmt.Errorf("opening log %q in %q: %w", origin, dir, err)
 	}
@@ -140,17 +162,16 @@ func (l *Log) open(ctx context.Context) error {
 	}
 	tesseraLog.Do(func() { klog.SetSlogLogger(l.o.Logger) })
 
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l.stop = stop
-	driver, err := posix.New(running, posix.Config{Path: l.dir})
+	l.running, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	driver, err := posix.New(l.running, posix.Config{Path: l.dir})
 	if err != nil {
 		return err
 	}
-	a, shutdown, reader, err := tessera.NewAppender(running, driver, tessera.NewAppendOptions().
+	a, shutdown, reader, err := tessera.NewAppender(l.running, driver, tessera.NewAppendOptions().
 		WithCheckpointSigner(signer{l}).
 		WithCheckpointInterval(l.o.Checkpoint).
-		WithCheckpointRepublishInterval(0). // a log that does not grow says nothing new
-		WithBatching(maxBatch, l.o.Batch))
+		WithCheckpointRepublishInterval(0).       // a log that does not grow says nothing new
+		WithBatching(maxBatch, time.Millisecond)) // the leaves of a batch are added at once
 	if err != nil {
 		return err
 	}
@@ -175,28 +196,62 @@ func (l *Log) readLatest(ctx context.Context) error {
 	return nil
 }
 
-// recover waits until a checkpoint covers what was integrated. What if we crashed between the two?
-// Leaves are durable, and promised, before a checkpoint covers them; one that was signed and shown
-// may not have reached the disk. Until it has been signed again we would seem to have gone back.
+// recover puts what was promised into the tree, and waits until a checkpoint covers all of it. What if we
+// crashed between the two? Leaves are durable, and promised, before a checkpoint covers them; one that was
+// signed and shown may not have reached the disk. Until it has been signed again we would seem to have
+// gone back.
 func (l *Log) recover(ctx context.Context, r tessera.LogReader) error {
 	size, err := r.IntegratedSize(ctx)
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	published := l.size
+	l.mu.Unlock()
+	if published > size {
+		return fmt.Errorf("the folder holds %d leaves, its checkpoint covers %d: an older copy", size, published)
+	}
+	j, promised, err := openJournal(filepath.Join(l.dir, ".state", "promised"))
+	if err != nil {
+		return err
+	}
+	next := size
+	for _, e := range promised {
+		switch {
+		case e.index < size: // in the tree already
+		case e.index != next:
+			return errors.Join(fmt.Errorf("the folder holds %d leaves, its journal goes on at %d: an older copy", next, e.index), j.f.Close())
+		case next-size == maxInFlight:
+			return errors.Join(fmt.Errorf("the journal is more than %d leaves ahead of the tree", maxInFlight), j.f.Close())
+		default:
+			l.slots <- struct{}{}
+			l.unplaced, next = append(l.unplaced, e), next+1
+		}
+	}
+	l.mu.Lock()
+	l.placed, l.known = size, true
+	l.notify()
+	l.mu.Unlock()
+	l.journal = j
+	l.work.Go(func() { l.journalAll(next) })
+	l.work.Go(l.plant)
+	l.wakePlanter()
+	return l.await(ctx, func() bool { return l.latest != nil && l.size >= next })
+}
+
+// await waits for something under mu, or for a fault.
+func (l *Log) await(ctx context.Context, done func() bool) error {
 	for {
 		l.mu.Lock()
-		published, have, changed := l.size, l.latest != nil, l.changed
+		ok, err, changed := done(), l.fault, l.changed
 		l.mu.Unlock()
-		if published > size {
-			return fmt.Errorf("the folder holds %d leaves, its checkpoint covers %d: an older copy", size, published)
-		}
-		if have && published == size {
-			return nil
+		if ok || err != nil {
+			return err
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for a checkpoint of size %d: %w", size, ctx.Err())
+			return ctx.Err()
 		}
 	}
 }
@@ -223,6 +278,10 @@ func (s signer) Sign(text []byte) ([]byte, error) {
 	}
 	c, err := audit.ParseCheckpoint(b, s.l.origin, s.l.key.Public().(ed25519.PublicKey), audit.Witnesses{})
 	if err != nil {
+		return nil, err
+	}
+	// A tree that holds a leaf where another was promised is never shown.
+	if err := s.l.await(s.l.running, func() bool { return c.Size == 0 || s.l.known && c.Size <= s.l.placed }); err != nil {
 		return nil, err
 	}
 	s.l.publish(b, c.Size)
@@ -252,9 +311,9 @@ func (l *Log) notify() {
 	l.changed = make(chan struct{})
 }
 
-// Append returns when the leaf is on disk and in the tree, with the log's promise that a checkpoint
-// covers it within the merge delay. ctx is looked at until the leaf is queued and no more: after
-// that it is in the log. On an error from the disk it may be there, unpromised.
+// Append returns when the leaf is on disk and has its place in the tree, with the log's promise that a
+// checkpoint covers it within the merge delay. ctx is looked at until the leaf is queued and no more: after
+// that it is in the log. On an error from the disk it may be there, unpromised, and the log takes no more.
 func (l *Log) Append(ctx context.Context, leaf audit.Leaf) (audit.Promised, error) {
 	p, err := l.append(ctx, leaf)
 	if err != nil {
@@ -272,31 +331,174 @@ func (l *Log) append(ctx context.Context, leaf audit.Leaf) (audit.Promised, erro
 		return audit.Promised{}, err
 	}
 	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
+	case l.slots <- struct{}{}: // plant lets go of it
 	case <-ctx.Done():
 		return audit.Promised{}, ctx.Err()
 	}
-	if !l.enter() {
-		return audit.Promised{}, ErrClosed
-	}
-	defer l.inFlight.Done()
-	i, err := l.add(ctx, tessera.NewEntry(b))()
-	if err != nil {
+	if err := l.enter(); err != nil {
+		<-l.slots
 		return audit.Promised{}, err
 	}
-	// What if we crash on this line? The leaf is in the log and nobody holds its promise: whoever
-	// asked does not know, and asks again.
-	return audit.MakePromise(l.origin, i.Index, b, time.Now().Add(l.o.MergeDelay), l.key)
+	defer l.inFlight.Done()
+	w := &write{leaf: b, done: make(chan error, 1)}
+	l.writes <- w
+	if err := <-w.done; err != nil {
+		return audit.Promised{}, err
+	}
+	// What if we crash on this line? The leaf is in the journal, and goes into the tree at the next start;
+	// nobody holds its promise: whoever asked does not know, and asks again.
+	return audit.MakePromise(l.origin, w.index, b, time.Now().Add(l.o.MergeDelay), l.key)
 }
 
-func (l *Log) enter() bool {
+// journalAll writes what is appended to the journal, what waits at once with one write.
+func (l *Log) journalAll(next uint64) {
+	for w := range l.writes {
+		ws := []*write{w}
+		for len(l.writes) > 0 && len(ws) < maxBatch {
+			ws = append(ws, <-l.writes)
+		}
+		es := make([]entry, len(ws))
+		for i, w := range ws {
+			w.index = next + uint64(i)
+			es[i] = entry{w.index, w.leaf}
+		}
+		err := l.journalSome(es)
+		for _, w := range ws {
+			w.done <- err
+		}
+		next += uint64(len(ws))
+	}
+	l.mu.Lock()
+	l.drained = true
+	l.mu.Unlock()
+	l.wakePlanter()
+}
+
+func (l *Log) journalSome(es []entry) error {
+	l.mu.Lock()
+	err, all := l.fault, len(l.unplaced) == 0
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !all && l.journal.full() {
+		if err := l.await(l.running, func() bool { return len(l.unplaced) == 0 }); err != nil {
+			return err
+		}
+		all = true
+	}
+	if all && l.journal.at > journalSize/2 {
+		l.journal.rewind()
+	}
+	if err := l.journal.write(es); err != nil {
+		// What is on disk is not known now: a leaf after these could get a place that one of them has.
+		return l.fail(fmt.Errorf("writing the journal: %w", err))
+	}
+	l.mu.Lock()
+	l.unplaced = append(l.unplaced, es...)
+	l.mu.Unlock()
+	l.wakePlanter()
+	return nil
+}
+
+// fail stops the log for good.
+func (l *Log) fail(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed {
-		l.inFlight.Add(1)
+	if l.fault == nil {
+		l.fault = err
+		l.notify()
 	}
-	return !l.closed
+	return l.fault
+}
+
+func (l *Log) wakePlanter() {
+	select {
+	case l.planting <- struct{}{}:
+	default:
+	}
+}
+
+// plant puts journaled leaves into the tree, batch by batch.
+func (l *Log) plant() {
+	for {
+		l.mu.Lock()
+		some, full, drained := len(l.unplaced) > 0, len(l.unplaced) >= maxBatch, l.drained
+		l.mu.Unlock()
+		switch {
+		case !some && drained:
+			return
+		case !some:
+			<-l.planting
+			continue
+		case !full && !drained:
+			l.linger()
+		}
+		if err := l.plantBatch(); err != nil {
+			_ = l.fail(err) // who appends or closes hears of it
+			return
+		}
+	}
+}
+
+// linger lets a batch grow, until it is full or the log is closed.
+func (l *Log) linger() {
+	t := time.NewTimer(l.o.Batch)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-l.planting:
+		}
+		l.mu.Lock()
+		enough := len(l.unplaced) >= maxBatch || l.drained
+		l.mu.Unlock()
+		if enough {
+			return
+		}
+	}
+}
+
+func (l *Log) plantBatch() error {
+	l.mu.Lock()
+	batch := l.unplaced[:min(len(l.unplaced), maxBatch)]
+	l.mu.Unlock()
+	placed := make([]tessera.IndexFuture, len(batch))
+	for i, e := range batch {
+		placed[i] = l.add(l.running, tessera.NewEntry(e.leaf))
+	}
+	for i, e := range batch {
+		got, err := placed[i]()
+		if err != nil {
+			return fmt.Errorf("putting leaf %d into the tree: %w", e.index, err)
+		}
+		if got.Index != e.index {
+			return fmt.Errorf("leaf %d has got place %d in the tree", e.index, got.Index)
+		}
+	}
+	l.mu.Lock()
+	l.unplaced = l.unplaced[len(batch):]
+	l.placed += uint64(len(batch))
+	l.notify()
+	l.mu.Unlock()
+	for range batch {
+		<-l.slots
+	}
+	return nil
+}
+
+func (l *Log) enter() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.fault != nil:
+		return l.fault
+	case l.closed:
+		return ErrClosed
+	}
+	l.inFlight.Add(1)
+	return nil
 }
 
 // Checkpoints yields the newest checkpoint (a signed note), then each newer one as it is signed; a
@@ -357,7 +559,13 @@ func (l *Log) Close(ctx context.Context) error {
 	l.closed = true
 	l.mu.Unlock()
 	l.inFlight.Wait()
-	err := l.shutdown(ctx)
+	l.settle()
+	l.mu.Lock()
+	err := l.fault
+	l.mu.Unlock()
+	if err == nil {
+		err = l.shutdown(ctx)
+	}
 	l.mu.Lock()
 	l.ended = true
 	l.notify()
@@ -369,9 +577,20 @@ func (l *Log) Close(ctx context.Context) error {
 	return nil
 }
 
+// settle ends the writer, and the planter once the tree has all that is journaled.
+func (l *Log) settle() {
+	if l.journal != nil {
+		close(l.writes)
+		l.work.Wait()
+	}
+}
+
 func (l *Log) release() {
 	if l.stop != nil {
 		l.stop()
+	}
+	if l.journal != nil {
+		_ = l.journal.f.Close() // each write was synchronous
 	}
 	if l.lock != nil {
 		_ = l.lock.Close() // lets go of the lock; the file is empty

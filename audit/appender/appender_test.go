@@ -259,6 +259,7 @@ func TestCloseDrains(t *testing.T) {
 func TestReadStaysInside(t *testing.T) {
 	l := open(t, t.TempDir())
 	appendLeaf(t, l, 0)
+	await(t, l, 1)
 	for _, s := range []string{".state/treeState", "../x", "tile/../.state/treeState", "/etc/passwd", "tile/0/000.p/1/../1", "Checkpoint"} {
 		if b, err := l.Read(t.Context(), s); err == nil {
 			t.Errorf("%q reads %q", s, b)

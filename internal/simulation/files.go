@@ -404,7 +404,7 @@ version: consilium.coordinator/v1
 listen: %q
 consortia: [{file: ../consortium.yaml, digest: %q}]
 state: state
-log: {batch: 1ms, checkpoint: 100ms, merge_delay: 1s}
+log: {batch: 50ms, checkpoint: 100ms, merge_delay: 1s}
 trust: ../trust
 tee: sim
 sim_root: ../keys/sim-root.key
