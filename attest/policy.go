@@ -2,6 +2,7 @@ package attest
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -80,6 +81,28 @@ func (p Policy) check() []Reason {
 		a.reasons = append(a.reasons, q.check()...)
 	}
 	return a.reasons
+}
+
+// Validate says what is wrong with a policy whatever the evidence: all of it, as reasons joined. A format that is
+// accepted and of which nothing is said can never pass, so it is a mistake.
+func (p Policy) Validate() error {
+	a := appraisal{reasons: p.check()}
+	if len(p.Accept) == 0 {
+		a.refuse(CodeConfig, "policy.accept", "none", "a format at least")
+	}
+	said := map[string]bool{"snp": p.SNP != nil, "tdx": p.TDX != nil, "tpm": p.TPM != nil, "azure": p.Azure != nil, "workload": p.Workload != nil}
+	for _, f := range p.Accept {
+		for _, b := range blocks[f] {
+			if !said[b] {
+				a.refuse(CodeConfig, "policy."+b, "absent", fmt.Sprintf("what is taken of %q", f))
+			}
+		}
+	}
+	errs := make([]error, 0, len(a.reasons))
+	for _, r := range a.reasons {
+		errs = append(errs, r)
+	}
+	return errors.Join(errs...)
 }
 
 // Narrow returns p restricted to what q also admits: p is a consortium's, q a study's. A list,

@@ -1,0 +1,128 @@
+package reference
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+)
+
+// Shelf is the manifests that an appraiser holds, as one moment's immutable value.
+type Shelf struct {
+	manifests map[string][]Manifest // by name; newest serial first
+	files     map[string][]byte
+}
+
+// NewShelf opens signed manifests, by file name. One that does not open is an error, and so are two of one name and
+// serial that differ: amenders who sign both could show each hospital another.
+func NewShelf(files map[string][]byte, by Amenders) (*Shelf, error) {
+	if len(files) > maxManifest {
+		return nil, fmt.Errorf("reading reference values: %d files, want at most %d", len(files), maxManifest)
+	}
+	s := &Shelf{manifests: map[string][]Manifest{}, files: maps.Clone(files)}
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		m, err := Open(files[file], by)
+		if err != nil {
+			return nil, fmt.Errorf("reading reference values: %s: %w", file, err)
+		}
+		for _, other := range s.manifests[m.Name] {
+			if other.Serial == m.Serial && other.Digest != m.Digest {
+				return nil, fmt.Errorf("reading reference values: %s: another manifest %s of serial %d is there too", file, m.Name, m.Serial)
+			}
+			if other.Policy.Role != m.Policy.Role {
+				return nil, fmt.Errorf("reading reference values: %s: manifest %s is for role %q here and for %q elsewhere", file, m.Name, m.Policy.Role, other.Policy.Role)
+			}
+		}
+		s.manifests[m.Name] = append(s.manifests[m.Name], m)
+	}
+	for _, ms := range s.manifests {
+		slices.SortFunc(ms, func(a, b Manifest) int { return cmp.Compare(b.Serial, a.Serial) })
+	}
+	return s, nil
+}
+
+// Load reads the manifests of a folder: its files that end in .json. A folder that is not there has none.
+func Load(dir string, by Amenders) (*Shelf, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading reference values: %w", err)
+	}
+	files := map[string][]byte{}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("reading reference values: %w", err)
+		}
+		if !info.Mode().IsRegular() || info.Size() > maxEnvelope {
+			return nil, fmt.Errorf("reading reference values: %s: %s of %d bytes, want a file of at most %d", e.Name(), info.Mode().Type(), info.Size(), maxEnvelope)
+		}
+		if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, fmt.Errorf("reading reference values: %w", err)
+		}
+	}
+	return NewShelf(files, by)
+}
+
+// Files are the signed manifests as they were read, so that evidence can be judged again by them.
+func (s *Shelf) Files() map[string][]byte {
+	if s == nil {
+		return nil
+	}
+	return maps.Clone(s.files)
+}
+
+// Serials are the highest serial of each name: what an appraiser remembers, so that nobody can take it back.
+func (s *Shelf) Serials() map[string]uint64 {
+	out := map[string]uint64{}
+	if s == nil {
+		return out
+	}
+	for name, ms := range s.manifests {
+		out[name] = ms[0].Serial
+	}
+	return out
+}
+
+// Since refuses a shelf on which a name's highest serial is lower than one that was seen before.
+func (s *Shelf) Since(seen map[string]uint64) error {
+	now := s.Serials()
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		if now[name] < seen[name] {
+			return fmt.Errorf("reading reference values: the newest %s has serial %d, and %d was seen before: put that back", name, now[name], seen[name])
+		}
+	}
+	return nil
+}
+
+// Policies are those of a name and role that hold at a moment, the newest version first. None is an error.
+func (s *Shelf) Policies(name string, role attest.Role, at time.Time) ([]attest.Policy, error) {
+	var all []Manifest
+	if s != nil {
+		all = s.manifests[name]
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("taking reference values: no manifest %q is here", name)
+	}
+	var out []attest.Policy
+	for _, m := range all {
+		if m.Serial >= all[0].Least && !at.Before(m.From) && at.Before(m.Until) && m.Policy.Role == role {
+			out = append(out, m.Policy)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("taking reference values: of %d versions of %q none holds for role %s at %s; the newest is serial %d, from %s until %s",
+			len(all), name, role, at.UTC().Format(time.RFC3339), all[0].Serial, all[0].From.Format(time.RFC3339), all[0].Until.Format(time.RFC3339))
+	}
+	return out, nil
+}
