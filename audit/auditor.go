@@ -28,6 +28,7 @@ var (
 
 const (
 	maxPending = 1 << 16 // promises that wait for a counted checkpoint
+	maxPutOff  = 64      // of them, while its co-signatures are not looked at
 	maxSettled = 1 << 12 // promises remembered after that, so that one that comes again is settled at once
 	maxRecent  = 64      // roots of checkpoints seen, to take a counted checkpoint without reading tiles
 	maxCached  = 4       // level-0 tiles, 256 leaves each
@@ -54,14 +55,18 @@ type AuditorConfig struct {
 // An Auditor follows one log, for as long as its memory is kept: it sees a single history or stops.
 // Its methods may be called from several goroutines.
 type Auditor struct {
-	c    AuditorConfig
-	step sync.Mutex // held over Advance and Counted, so that the log is read by one at a time
+	c    AuditorConfig // Witnesses change with step and mu held
+	step sync.Mutex    // held over Advance and Counted, so that the log is read by one at a time
+	once once
 
 	mu        sync.Mutex // guards what follows, and Memory
 	seen      Checkpoint // zero Origin: none yet
 	seenNote  []byte
 	counted   Checkpoint // a prefix of seen
 	countNote []byte
+	putOff    []byte               // a newer one that was seen, but for its co-signatures
+	putOffAt  Checkpoint           // it
+	waiting   int                  // who waits for a counted checkpoint
 	pending   map[uint64]*expected // by index
 	settled   map[uint64][32]byte  // leaf hash by index
 	recent    []Checkpoint         // prefixes of seen
@@ -75,8 +80,12 @@ type Auditor struct {
 
 type expected struct {
 	p        Promised
-	included bool // in seen
+	raw      []byte // its encoding, for each store
+	included bool   // in seen
 }
+
+// MarshalCBOR makes an expected promise a Promised in Memory.
+func (e *expected) MarshalCBOR() ([]byte, error) { return e.raw, nil }
 
 type memoryCBOR struct {
 	Origin   string     `cbor:"1,keyasint"`
@@ -85,6 +94,16 @@ type memoryCBOR struct {
 	Pending  []Promised `cbor:"4,keyasint"`
 	Fault    string     `cbor:"5,keyasint"`
 	Evidence [][]byte   `cbor:"6,keyasint"`
+}
+
+// storedCBOR is memoryCBOR with promises that are encoded once.
+type storedCBOR struct {
+	Origin   string      `cbor:"1,keyasint"`
+	Seen     []byte      `cbor:"2,keyasint"`
+	Counted  []byte      `cbor:"3,keyasint"`
+	Pending  []*expected `cbor:"4,keyasint"`
+	Fault    string      `cbor:"5,keyasint"`
+	Evidence [][]byte    `cbor:"6,keyasint"`
 }
 
 // NewAuditor goes on from what Memory holds, and refuses a memory of another log.
@@ -137,7 +156,7 @@ func (a *Auditor) restore(b []byte) error {
 		if _, err := p.verify(a.c.Origin, a.c.Log); err != nil {
 			return err
 		}
-		a.pending[p.Promise.Index] = &expected{p: p}
+		a.pending[p.Promise.Index] = &expected{p: p, raw: p.Encode()}
 	}
 	if m.Fault != "" {
 		a.fault = fmt.Errorf("%s: %w", m.Fault, ErrForked)
@@ -162,12 +181,12 @@ func (a *Auditor) restore(b []byte) error {
 
 // store writes the state down as it would be with the given checkpoint seen. Called with mu held.
 func (a *Auditor) store(seenNote []byte) error {
-	m := memoryCBOR{Origin: a.c.Origin, Seen: seenNote, Counted: a.countNote, Evidence: a.evidence}
+	m := storedCBOR{Origin: a.c.Origin, Seen: seenNote, Counted: a.countNote, Evidence: a.evidence}
 	if a.fault != nil {
 		m.Fault = a.fault.Error()
 	}
 	for _, i := range sortedKeys(a.pending) {
-		m.Pending = append(m.Pending, a.pending[i].p)
+		m.Pending = append(m.Pending, a.pending[i])
 	}
 	b, err := signed.Encode(m)
 	if err == nil {
@@ -264,7 +283,7 @@ func (a *Auditor) expect(p Promised) (fresh bool, err error) {
 	if len(a.pending) >= maxPending {
 		return false, fmt.Errorf("%d are pending, want fewer than %d", len(a.pending), maxPending)
 	}
-	e := &expected{p: p}
+	e := &expected{p: p, raw: p.Encode()}
 	if err := a.match(e); err != nil {
 		return false, err
 	}
@@ -334,7 +353,7 @@ func (a *Auditor) Advance(ctx context.Context, r Reader) (cosigned []byte, err e
 	if err != nil {
 		return nil, fmt.Errorf("advancing: %w", err)
 	}
-	c, err := ParseCheckpoint(b, a.c.Origin, a.c.Log, Witnesses{}) // whose co-signatures it has is Counted's matter
+	c, err := a.Parse(b) // whose co-signatures it has is Counted's matter
 	if err != nil {
 		return nil, fmt.Errorf("advancing: %w", err)
 	}
@@ -447,6 +466,12 @@ func (a *Auditor) cosign(c Checkpoint) ([]byte, error) {
 	return line, nil
 }
 
+// Parse is [ParseCheckpoint] of a checkpoint of this log, but for its co-signatures, which it counts as
+// ignored. This Auditor does not verify again what it has verified.
+func (a *Auditor) Parse(b []byte) (Checkpoint, error) {
+	return parseCheckpoint(b, a.c.Origin, a.c.Log, Witnesses{}, &a.once)
+}
+
 // SetWitnesses replaces the co-signers: members become known as they are admitted, and fewer known than
 // needed only means that no checkpoint counts yet. Need stays what it was.
 func (a *Auditor) SetWitnesses(keys map[string]ed25519.PublicKey) error {
@@ -457,6 +482,8 @@ func (a *Auditor) SetWitnesses(keys map[string]ed25519.PublicKey) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("auditing log %q: %w", a.c.Origin, err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.c.Witnesses = c.Witnesses
 	return nil
 }
@@ -468,8 +495,9 @@ func (a *Auditor) Cosignature() []byte {
 	return a.cosigned
 }
 
+// parseCounted wants enough good co-signatures. Called with step or mu held.
 func (a *Auditor) parseCounted(b []byte) (Checkpoint, error) {
-	c, err := ParseCheckpoint(b, a.c.Origin, a.c.Log, a.c.Witnesses)
+	c, err := parseCheckpoint(b, a.c.Origin, a.c.Log, a.c.Witnesses, &a.once)
 	if err == nil && !a.c.Witnesses.Counts(c) {
 		err = fmt.Errorf("checkpoint of size %d has %d co-signatures, want %d", c.Size, len(c.Cosigned), a.c.Witnesses.Need)
 	}
@@ -478,12 +506,18 @@ func (a *Auditor) parseCounted(b []byte) (Checkpoint, error) {
 
 // Counted takes a checkpoint with co-signatures. When enough members' are good and it tells the
 // history that was seen, it is the counted checkpoint from now on, unless a larger one is; size is
-// that of the larger. It goes on as Advance does where the checkpoint is newer than the last seen.
+// that of the one that counts. It goes on as Advance does where the checkpoint is newer than the last seen.
+//
+// The co-signatures of one that was seen before are put off until something hangs on them: a promise that
+// is due, somebody who waits or asks, or many promises. Should they turn out bad, it does not count.
 func (a *Auditor) Counted(ctx context.Context, checkpoint []byte, r Reader) (size uint64, err error) {
 	a.step.Lock()
 	defer a.step.Unlock()
 	if err := a.stopped(); err != nil {
 		return 0, err
+	}
+	if size, ok := a.postpone(checkpoint); ok {
+		return size, nil
 	}
 	c, err := a.parseCounted(checkpoint)
 	if err == nil {
@@ -494,20 +528,63 @@ func (a *Auditor) Counted(ctx context.Context, checkpoint []byte, r Reader) (siz
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.counted.Origin == "" || c.Size > a.counted.Size {
-		a.counted, a.countNote = c, checkpoint
+	a.counts(checkpoint, c)
+	a.catchUp()
+	return a.counted.Size, nil
+}
+
+// counts takes a checkpoint that is part of what was seen and has enough co-signatures. Called with mu held.
+func (a *Auditor) counts(note []byte, c Checkpoint) {
+	if a.beyond(c) {
+		a.counted, a.countNote = c, note
 		a.settle()
 	}
-	return a.counted.Size, nil
+}
+
+// beyond says that c covers more than what counts. Called with mu held.
+func (a *Auditor) beyond(c Checkpoint) bool { return a.counted.Origin == "" || c.Size > a.counted.Size }
+
+// postpone keeps a checkpoint whose co-signatures nobody needs yet.
+func (a *Auditor) postpone(note []byte) (size uint64, ok bool) {
+	c, err := a.Parse(note)
+	if err != nil || c.Ignored < a.c.Witnesses.Need {
+		return 0, false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.waiting > 0 || len(a.pending) > maxPutOff || !a.sawLately(c) {
+		return 0, false
+	}
+	if a.beyond(c) && (a.putOff == nil || c.Size > a.putOffAt.Size) {
+		a.putOff, a.putOffAt = note, c
+	}
+	return a.counted.Size, true
+}
+
+// catchUp looks at the co-signatures that were put off. Called with mu held.
+func (a *Auditor) catchUp() {
+	if a.putOff == nil {
+		return
+	}
+	if a.beyond(a.putOffAt) {
+		if c, err := a.parseCounted(a.putOff); err == nil {
+			a.counts(a.putOff, c)
+		}
+	}
+	a.putOff, a.putOffAt = nil, Checkpoint{}
+}
+
+// sawLately says that c was seen, without a look at the log. Called with mu held.
+func (a *Auditor) sawLately(c Checkpoint) bool {
+	return slices.ContainsFunc(a.recent, func(o Checkpoint) bool { return o.Size == c.Size && o.Root == c.Root })
 }
 
 // belongs checks that c is seen, or a prefix of it, or continues it.
 func (a *Auditor) belongs(ctx context.Context, b []byte, c Checkpoint, r Reader) error {
 	a.mu.Lock()
-	seen := a.seen
-	at := slices.IndexFunc(a.recent, func(o Checkpoint) bool { return o.Size == c.Size && o.Root == c.Root })
+	seen, lately := a.seen, a.sawLately(c)
 	a.mu.Unlock()
-	if at >= 0 {
+	if lately {
 		return nil
 	}
 	if c.Size >= seen.Size {
@@ -520,6 +597,7 @@ func (a *Auditor) belongs(ctx context.Context, b []byte, c Checkpoint, r Reader)
 func (a *Auditor) CountedSize() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.catchUp()
 	return a.counted.Size
 }
 
@@ -528,6 +606,7 @@ func (a *Auditor) CountedSize() uint64 {
 func (a *Auditor) CountedCheckpoint() []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.catchUp()
 	return a.countNote
 }
 
@@ -539,20 +618,27 @@ func (a *Auditor) Due(now time.Time) error {
 	if a.fault != nil {
 		return a.fault
 	}
-	late, first := 0, uint64(0)
-	for i, e := range a.pending {
-		if !e.p.Promise.Due.After(now) {
-			if late == 0 || i < first {
-				first = i
-			}
-			late++
-		}
+	if late, _ := a.late(now); late > 0 {
+		a.catchUp()
 	}
-	if late > 0 {
+	if late, first := a.late(now); late > 0 {
 		return fmt.Errorf("%d promises, the first of index %d, due %s, and %d leaves counted: %w", late, first,
 			a.pending[first].p.Promise.Due.Format(time.RFC3339Nano), a.counted.Size, ErrOverdue)
 	}
 	return nil
+}
+
+// late counts the promises that are due at now, and finds the first. Called with mu held.
+func (a *Auditor) late(now time.Time) (n int, first uint64) {
+	for i, e := range a.pending {
+		if !e.p.Promise.Due.After(now) {
+			if n == 0 || i < first {
+				first = i
+			}
+			n++
+		}
+	}
+	return n, first
 }
 
 // Evidence is what the log key signed and cannot all be true, after ErrForked: checkpoints and
@@ -582,18 +668,25 @@ func (a *Auditor) WaitIncluded(ctx context.Context, p Promised) error {
 // WaitDue waits until nothing due at now is overdue.
 func (a *Auditor) WaitDue(ctx context.Context, now time.Time) error {
 	return a.wait(ctx, func() bool {
-		for _, e := range a.pending {
-			if !e.p.Promise.Due.After(now) {
-				return false
-			}
-		}
-		return true
+		n, _ := a.late(now)
+		return n == 0
 	})
 }
 
 func (a *Auditor) wait(ctx context.Context, done func() bool) error {
+	a.mu.Lock()
+	a.waiting++
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		a.waiting--
+		a.mu.Unlock()
+	}()
 	for {
 		a.mu.Lock()
+		if !done() {
+			a.catchUp()
+		}
 		err, ok, changed := a.fault, done(), a.changed
 		a.mu.Unlock()
 		if err != nil || ok {
@@ -611,6 +704,7 @@ func (a *Auditor) wait(ctx context.Context, done func() bool) error {
 // checkpoint, which must cover them.
 func (a *Auditor) Leaves(ctx context.Context, r Reader, from, to uint64, f func(index uint64, l Leaf) error) error {
 	a.mu.Lock()
+	a.catchUp()
 	c, err := a.counted, a.fault
 	a.mu.Unlock()
 	if err == nil && to > c.Size {

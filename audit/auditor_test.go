@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -469,6 +471,101 @@ func TestAuditorConfig(t *testing.T) {
 	if _, err := NewAuditor(good); err != nil {
 		t.Error(err)
 	}
+}
+
+// Co-signatures that nobody needs are not looked at, and those that somebody needs are.
+func TestCosignaturesThatArePutOff(t *testing.T) {
+	l := newFakeLog(5)
+	a := auditor(t, "va", &fakeMemory{})
+	p := l.add(testLeaf(5).Encode())
+	if err := a.Expect(p); err != nil {
+		t.Fatal(err)
+	}
+	l.shown = 6
+	advance(t, a, l)
+	forged := flipSignature(l.counted(6, hospitals[:3]...))
+	late := noon.Add(time.Hour)
+	for what, need := range map[string]func() error{
+		"a promise that is due": func() error { return a.Due(late) },
+		"who asks for the size": func() error { return sizeIs(a, 0) },
+		"who asks for leaves":   func() error { return noLeaves(a, l) },
+		"who waits":             func() error { return waitsInVain(t, a, late) },
+	} {
+		if _, err := a.Counted(t.Context(), forged, l); err != nil {
+			t.Fatal(err)
+		}
+		if a.putOff == nil {
+			t.Fatalf("%s: the co-signatures were not put off", what)
+		}
+		if err := need(); err != nil && !errors.Is(err, ErrOverdue) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if a.putOff != nil || a.counted.Size != 0 {
+			t.Errorf("%s: forged co-signatures count, or were not looked at", what)
+		}
+	}
+	wantErr(t, "a promise that forged co-signatures cover", a.Due(late), ErrOverdue)
+	count(t, a, l, 6)
+	if err := a.Due(late); err != nil || a.CountedSize() != 6 {
+		t.Errorf("with good co-signatures %d leaves count, %v", a.CountedSize(), err)
+	}
+}
+
+// Where many promises wait, their checkpoint is looked at when it comes.
+func TestManyPromisesPutNothingOff(t *testing.T) {
+	l := newFakeLog(5)
+	a := auditor(t, "va", &fakeMemory{})
+	for i := range maxPutOff + 1 {
+		if err := a.Expect(l.add(testLeaf(5 + i).Encode())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := uint64(5 + maxPutOff + 1)
+	l.shown = size
+	advance(t, a, l)
+	if _, err := a.Counted(t.Context(), flipSignature(l.counted(size, hospitals[:3]...)), l); err == nil {
+		t.Error("forged co-signatures were not looked at")
+	}
+	count(t, a, l, size)
+	if a.counted.Size != size || len(a.pending) != 0 {
+		t.Errorf("%d leaves count and %d promises wait", a.counted.Size, len(a.pending))
+	}
+}
+
+func sizeIs(a *Auditor, want uint64) error {
+	if got := a.CountedSize(); got != want {
+		return fmt.Errorf("size %d, want %d", got, want)
+	}
+	return nil
+}
+
+func noLeaves(a *Auditor, r Reader) error {
+	if err := a.Leaves(context.Background(), r, 0, 1, func(uint64, Leaf) error { return nil }); err == nil {
+		return errors.New("leaves are read under a checkpoint that does not count")
+	}
+	return nil
+}
+
+func waitsInVain(t *testing.T, a *Auditor, due time.Time) error {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.WaitDue(ctx, due); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("waiting ended with %w", err)
+	}
+	return nil
+}
+
+// flipSignature alters a bit of the last signature of a note.
+func flipSignature(note []byte) []byte {
+	b := slices.Clone(note)
+	at := len(b) - 10
+	if b[at] == 'A' {
+		b[at] = 'B'
+	} else {
+		b[at] = 'A'
+	}
+	return b
 }
 
 func TestTooFewCosignatures(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -98,6 +99,40 @@ type verifier struct {
 	name, hospital string
 	alg            byte
 	key            ed25519.PublicKey
+	once           *once
+}
+
+// once remembers signatures that were good, by digest of key, signature and message: a checkpoint comes to
+// an Auditor when it is published, in answer to a co-signature, and when it counts. A nil one remembers none.
+type once struct {
+	mu   sync.Mutex
+	good map[[32]byte]struct{}
+}
+
+// maxOnce bounds it: the signatures of some checkpoints.
+const maxOnce = 512
+
+func (o *once) verify(key ed25519.PublicKey, msg, sig []byte) bool {
+	if o == nil {
+		return ed25519.Verify(key, msg, sig)
+	}
+	id := sha256.Sum256(slices.Concat(key, sig, msg)) // keys and signatures have one length each
+	o.mu.Lock()
+	_, ok := o.good[id]
+	o.mu.Unlock()
+	if ok {
+		return true
+	}
+	if !ed25519.Verify(key, msg, sig) {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.good == nil || len(o.good) == maxOnce {
+		o.good = map[[32]byte]struct{}{}
+	}
+	o.good[id] = struct{}{}
+	return true
 }
 
 func (v verifier) Name() string    { return v.name }
@@ -105,12 +140,12 @@ func (v verifier) KeyHash() uint32 { return keyHash(v.name, v.alg, v.key) }
 
 func (v verifier) Verify(msg, sig []byte) bool {
 	if v.alg == algEd25519 {
-		return len(sig) == ed25519.SignatureSize && ed25519.Verify(v.key, msg, sig)
+		return len(sig) == ed25519.SignatureSize && v.once.verify(v.key, msg, sig)
 	}
 	if len(sig) != 8+ed25519.SignatureSize {
 		return false
 	}
-	return ed25519.Verify(v.key, cosignedBytes(binary.BigEndian.Uint64(sig), msg), sig[8:])
+	return v.once.verify(v.key, cosignedBytes(binary.BigEndian.Uint64(sig), msg), sig[8:])
 }
 
 // keyHash is the key ID of C2SP signed-note: SHA-256 of name, newline, algorithm and key, cut to
@@ -148,20 +183,28 @@ func (k known) Verifier(name string, hash uint32) (note.Verifier, error) {
 // in canonical form and without extension lines. A witness's bad co-signature is an error, one of
 // an unknown key is ignored, and a witness counts once however often it signed.
 func ParseCheckpoint(b []byte, origin string, log ed25519.PublicKey, w Witnesses) (Checkpoint, error) {
-	c, _, err := openCheckpoint(b, origin, log, w)
+	return parseCheckpoint(b, origin, log, w, nil)
+}
+
+func parseCheckpoint(b []byte, origin string, log ed25519.PublicKey, w Witnesses, o *once) (Checkpoint, error) {
+	c, _, err := openCheckpoint(b, origin, log, w, o)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("parsing checkpoint of %q: %w", origin, err)
 	}
 	return c, nil
 }
 
-func openCheckpoint(b []byte, origin string, log ed25519.PublicKey, w Witnesses) (Checkpoint, *note.Note, error) {
+func openCheckpoint(b []byte, origin string, log ed25519.PublicKey, w Witnesses, o *once) (Checkpoint, *note.Note, error) {
 	if len(b) > MaxCheckpoint {
 		return Checkpoint{}, nil, fmt.Errorf("%d bytes, want at most %d", len(b), MaxCheckpoint)
 	}
 	vs, err := w.verifiers(origin, log)
 	if err != nil {
 		return Checkpoint{}, nil, err
+	}
+	for name, v := range vs {
+		v.once = o
+		vs[name] = v
 	}
 	n, err := note.Open(b, known(vs))
 	if err != nil {
@@ -268,7 +311,7 @@ func cosign(c Checkpoint, hospital string, at time.Time, witness crypto.Signer) 
 // have none on it yet, and drops every other. The result lists co-signatures by hospital; of more
 // than 99 the first 99 are kept, since a note holds 100.
 func MergeCosignatures(checkpoint []byte, lines [][]byte, origin string, log ed25519.PublicKey, w Witnesses) ([]byte, Checkpoint, error) {
-	c, n, err := openCheckpoint(checkpoint, origin, log, w)
+	c, n, err := openCheckpoint(checkpoint, origin, log, w, nil)
 	if err != nil {
 		return nil, Checkpoint{}, fmt.Errorf("merging co-signatures into checkpoint of %q: %w", origin, err)
 	}
