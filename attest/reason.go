@@ -63,6 +63,33 @@ const (
 	CodePostureTEE        = "posture.tee"
 
 	CodeLogSignature = "log.signature"
+
+	CodeTPMParse     = "tpm.parse"     // not a TPMS_ATTEST of a quote, or not in its only form
+	CodeTPMSignature = "tpm.sig"       // not by the attestation key, or by a scheme that is not taken
+	CodeTPMNonce     = "tpm.nonce"     // the quote answers another question than the hardware's report
+	CodeTPMPCRs      = "tpm.pcrs"      // the registers shown are not those that were quoted
+	CodeTPMKey       = "tpm.ak"        // no attestation key, or one that nobody vouches for
+	CodeTPMEventLog  = "tpm.event_log" // the log does not lead to the registers
+	CodeTPMMissing   = "tpm.missing"   // no quote
+	CodeTPMFirmware  = "tpm.firmware"
+	CodeTPMProject   = "tpm.project" // the machine is another project's
+	CodePCRUnlisted  = "pcr.unlisted"
+
+	CodeHCLSize     = "hcl.size"
+	CodeHCLMagic    = "hcl.magic"
+	CodeHCLHeader   = "hcl.header"
+	CodeHCLType     = "hcl.type" // the hardware's report is of another TEE
+	CodeHCLHashType = "hcl.hash_type"
+	CodeHCLTail     = "hcl.tail"
+	CodeHCLUpper    = "hcl.upper" // the half of the report data that nothing is in
+	CodeHCLClaims   = "hcl.claims"
+	CodeHCLBinding  = "hcl.binding" // the hardware's report is over other claims
+
+	CodeSecureBoot = "config.secureboot"
+	CodeConsole    = "config.console"
+	CodeTPMState   = "config.tpm"
+	CodeRootCert   = "config.root_cert"
+	CodeUserData   = "config.user_data"
 )
 
 // Reason is one ground of refusal. It is an error too, so that a verifier can return it, or
