@@ -558,7 +558,7 @@ func TestRecheck(t *testing.T) {
 		"another nonce":       {func(r *Record) { r.Binding.Nonce = fill(9) }, []string{CodeBindingMismatch}},
 		"a zero field":        {func(r *Record) { r.Binding.Nonce = [32]byte{} }, []string{CodeBindingZero}},
 		"another role":        {func(r *Record) { r.Binding.Role = RoleCoordinator }, []string{CodeConfig, CodeBindingMismatch}},
-		"an unlisted format":  {func(r *Record) { r.Evidence.Format = "snp/1" }, []string{CodeFormatUnlisted}},
+		"an unlisted format":  {func(r *Record) { r.Evidence.Format = "snp/1" }, []string{CodeFormatUnlisted, CodePostureTEE}},
 		"a path that is long": {func(r *Record) { r.Evidence.Path = make([][32]byte, maxPath+1) }, []string{CodeBindingZero}},
 	} {
 		r := record(t)

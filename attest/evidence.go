@@ -3,10 +3,18 @@ package attest
 import (
 	"context"
 	"strconv"
+	"strings"
 )
 
 // Format names how evidence is written and verified, with a version: "sim/1".
 type Format string
+
+// TEE is the kind of machine that makes evidence of this format, as a Posture names it: the format without its
+// version.
+func (f Format) TEE() string {
+	kind, _, _ := strings.Cut(string(f), "/")
+	return kind
+}
 
 // MaxEvidence bounds one Evidence, all its parts together, in bytes.
 const MaxEvidence = 256 << 10
@@ -26,11 +34,21 @@ type Evidence struct {
 	Endorsements map[string][]byte `cbor:"4,keyasint"`
 }
 
+// EventLog and CCEL name among Evidence.Endorsements the log of what was measured, by a TPM or into the registers of
+// a TD. It has a bound of its own, MaxEventLog; on a connection the frame bounds all of it together.
+const (
+	EventLog    = "event-log"
+	CCEL        = "ccel"
+	MaxEventLog = 4 << 20 // bytes
+)
+
 // size counts the bytes that the bound is about.
 func (e Evidence) size() int {
 	n := len(e.Format) + len(e.Statement) + 32*len(e.Path)
 	for name, b := range e.Endorsements {
-		n += len(name) + len(b)
+		if name != EventLog && name != CCEL {
+			n += len(name) + len(b)
+		}
 	}
 	return n
 }
@@ -39,6 +57,11 @@ func (e Evidence) check() []Reason {
 	var rs []Reason
 	if n := e.size(); n > MaxEvidence {
 		rs = append(rs, Reason{Code: CodeParseLength, Path: "evidence", Got: strconv.Itoa(n), Want: "at most " + strconv.Itoa(MaxEvidence)})
+	}
+	for _, name := range []string{EventLog, CCEL} {
+		if n := len(e.Endorsements[name]); n > MaxEventLog {
+			rs = append(rs, Reason{Code: CodeParseLength, Path: "evidence.endorsements." + name, Got: strconv.Itoa(n), Want: "at most " + strconv.Itoa(MaxEventLog)})
+		}
 	}
 	if n := len(e.Path); n > maxPath {
 		rs = append(rs, Reason{Code: CodeParseLength, Path: "evidence.path", Got: strconv.Itoa(n), Want: "at most " + strconv.Itoa(maxPath)})

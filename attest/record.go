@@ -101,6 +101,9 @@ func (vs Verifiers) Recheck(r Record, at time.Time, trust *endorse.Snapshot, wan
 		rs = append(rs, Reason{Code: CodeParsePosture, Path: "posture", Got: err.Error()})
 	} else {
 		rs = append(rs, CheckPosture(posture, want)...)
+		if kind := r.Evidence.Format.TEE(); posture.TEE != kind {
+			rs = append(rs, Reason{Code: CodePostureTEE, Path: "posture.tee", Got: fmt.Sprintf("%q", posture.TEE), Want: fmt.Sprintf("%q, which made the evidence", kind)})
+		}
 	}
 	data, err := r.Binding.ReportData(r.Evidence.Path)
 	if err != nil {

@@ -89,7 +89,7 @@ func (f *federation) expect(peer attest.Role) Expect {
 			Role: peer, Accept: []attest.Format{simtee.Format}, AllowSimulated: true, Simulation: true,
 			Measurements: attest.SetOf(attest.SHA256Measurement(simtee.Measurement(peer))), Machines: attest.SetOf("chip:" + string(peer)),
 		}},
-		Posture: attest.PostureExpect{Consortium: f.consortium, Policy: f.rego, Insecure: []string{"simulated_tee"}, TEE: []string{"sim"}},
+		Posture: attest.PostureExpect{Consortium: f.consortium, Policy: f.rego, Insecure: []string{"simulated_tee"}, TEE: []string{"sim", "snp"}},
 		Trust:   f.trust,
 		LogKey:  f.log.Public().(ed25519.PublicKey),
 	}

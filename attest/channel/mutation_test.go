@@ -38,7 +38,7 @@ func TestEveryComparisonCounts(t *testing.T) {
 		{"consortium", "posture.go", "|| p.Consortium != want.Consortium {", "{", lie("posture.consortium")},
 		{"policy", "posture.go", "&& p.Policy != want.Policy {", "&& false {", lie("posture.policy")},
 		{"insecure", "posture.go", "if !slices.Contains(want.Insecure, flag) {", "if false {", lie("posture.insecure")},
-		{"tee", "posture.go", "if !slices.Contains(want.TEE, p.TEE) {", "if false {", lie("posture.tee")},
+		{"tee", "record.go", "posture.TEE != kind {", "kind == \"\" {", lie("posture.tee")},
 		{"report data", "verify.go", "subtle.ConstantTimeCompare(c.ReportData[:], part[:]) != 1", "subtle.ConstantTimeCompare(part[:], part[:]) != 1", []string{
 			"TestForgedProof/another_session's_evidence", "TestForgedProof/a_replayed_nonce", "TestForgedProof/another_study's_evidence",
 		}},

@@ -59,8 +59,10 @@ const (
 // Attestation says what evidence is accepted of nodes and of the coordinator. What is absent is refused.
 type Attestation struct{ Node, Coordinator Accept }
 
-// Accept lists acceptable evidence of one role.
+// Accept lists acceptable evidence of one role: by a manifest of reference values, whose versions the amenders
+// sign, or for a simulated TEE by what stands here.
 type Accept struct {
+	Reference      string   // name of the manifest; formats and measurements are then its
 	Formats        []string // as sim/1
 	AllowSimulated bool     // one half of the agreement to simulated TEEs; the process holds the other
 	Measurements   [][32]byte
@@ -161,7 +163,7 @@ func accept(parent object, role string) Accept {
 		return Accept{}
 	}
 	a := Accept{
-		Formats:        o.list("accept", true, "a list of evidence formats", wants(formatForm, "a format such as sim/1")),
+		Formats:        o.list("accept", !o.has("reference"), "a list of evidence formats", wants(formatForm, "a format such as sim/1")),
 		AllowSimulated: o.boolean("allow_simulated", false),
 		Machines:       o.list("machines", false, "a list of machines", wants(machineForm, "chip: and lower-case hex digits")),
 	}
@@ -173,8 +175,24 @@ func accept(parent object, role string) Accept {
 		a.Measurements = append(a.Measurements, m)
 		return ""
 	})
+	if o.has("reference") {
+		a.Reference = o.match("reference", labelForm, wantLabel)
+	}
+	if a.Reference != "" && len(a.Formats)+len(a.Measurements) > 0 {
+		o.bad("reference", quote(a.Reference), "either a manifest, or accept and measurements here")
+	}
 	o.done()
 	return a
+}
+
+// Amenders are the governance keys of the hospitals, by hospital: those that sign the next serial, and the manifests
+// of reference values. It takes Amend of them.
+func (c *Consortium) Amenders() []ed25519.PublicKey {
+	var keys []ed25519.PublicKey
+	for _, name := range slices.Sorted(maps.Keys(c.Hospitals)) {
+		keys = append(keys, c.Hospitals[name].Governance)
+	}
+	return keys
 }
 
 // Sign adds key's signature to the signatures of this file; nil sigs begins a new signature file.
@@ -324,7 +342,7 @@ func RenderConsortium(c *Consortium) []byte {
 	for _, name := range slices.Sorted(maps.Keys(c.People)) {
 		p("  %s: {role: %s, key: %q}\n", strconv.Quote(name), c.People[name].Role, signed.KeyText(c.People[name].Key))
 	}
-	p("attestation:%s\n", empty(len(c.Attestation.Node.Formats)+len(c.Attestation.Coordinator.Formats)))
+	p("attestation:%s\n", empty(len(c.Attestation.Node.Formats)+len(c.Attestation.Node.Reference)+len(c.Attestation.Coordinator.Formats)+len(c.Attestation.Coordinator.Reference)))
 	renderAccept(&b, "node", c.Attestation.Node)
 	renderAccept(&b, "coordinator", c.Attestation.Coordinator)
 	return b.Bytes()
@@ -338,10 +356,14 @@ func empty(n int) string {
 }
 
 func renderAccept(b *bytes.Buffer, role string, a Accept) {
-	if len(a.Formats) == 0 {
+	switch {
+	case a.Reference != "":
+		fmt.Fprintf(b, "  %s: {reference: %s, allow_simulated: %t", role, a.Reference, a.AllowSimulated)
+	case len(a.Formats) > 0:
+		fmt.Fprintf(b, "  %s: {accept: %s, allow_simulated: %t", role, flow(a.Formats), a.AllowSimulated)
+	default:
 		return
 	}
-	fmt.Fprintf(b, "  %s: {accept: %s, allow_simulated: %t", role, flow(a.Formats), a.AllowSimulated)
 	if len(a.Measurements) > 0 {
 		var m []string
 		for _, d := range a.Measurements {

@@ -1,0 +1,225 @@
+// Package grounds holds what evidence is appraised by, as a process has it on disk: the trust folder, the manifests
+// of reference values, and a hospital's own policy. It is read again from time to time, so that a revocation or a new
+// image needs no restart; whoever appraises takes one moment's value and asks again when it has changed.
+package grounds
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/reference"
+	"github.com/consilium-fl/consilium/internal/store"
+	"github.com/consilium-fl/consilium/internal/study"
+)
+
+// Grounds are one moment's value. They are not changed once made.
+type Grounds struct {
+	Trust      *endorse.Snapshot
+	References *reference.Shelf
+	Own        *attest.Policy // which evidence has to pass too; nil where nobody adds one
+}
+
+// Policies are how a consortium has evidence of a role appraised at a moment: one of them has to take it. simulation
+// is the process's own half of the agreement to simulated TEEs.
+func (g *Grounds) Policies(c *study.Consortium, role attest.Role, simulation bool, at time.Time) ([]attest.Policy, error) {
+	a := c.Attestation.Node
+	if role == attest.RoleCoordinator {
+		a = c.Attestation.Coordinator
+	}
+	ps, err := g.stated(a, role, at)
+	if err != nil {
+		return nil, err
+	}
+	for i := range ps {
+		p := &ps[i]
+		p.AllowSimulated = p.AllowSimulated && a.AllowSimulated
+		p.Simulation = simulation
+		if len(a.Machines) > 0 {
+			if *p, err = p.Narrow(attest.Policy{AllowSimulated: p.AllowSimulated, Simulation: simulation, Machines: attest.SetOf(a.Machines...)}); err != nil {
+				return nil, err
+			}
+		}
+		if g.Own != nil && g.Own.Role == role {
+			p.Also = append(slices.Clone(p.Also), *g.Own)
+		}
+	}
+	return ps, nil
+}
+
+// stated is what the consortium says, before machines and the own policy narrow it.
+func (g *Grounds) stated(a study.Accept, role attest.Role, at time.Time) ([]attest.Policy, error) {
+	if a.Reference != "" {
+		return g.References.Policies(a.Reference, role, at)
+	}
+	p := attest.Policy{Role: role, AllowSimulated: a.AllowSimulated, Machines: attest.AnySet(), MaxAge: attest.MaxAge}
+	for _, m := range a.Measurements {
+		p.Measurements.Of = append(p.Measurements.Of, string(attest.SHA256Measurement(m)))
+	}
+	for _, f := range a.Formats {
+		p.Accept = append(p.Accept, attest.Format(f))
+	}
+	return []attest.Policy{p}, nil
+}
+
+// Config names the files.
+type Config struct {
+	Trust      string // folder of anchors, certificates, revocation lists and collateral
+	References string // folder of signed manifests; none where empty
+	Own        string // policy file; none where empty
+	Seen       string // file that remembers the highest serials of manifests
+}
+
+// Amenders says who signs a consortium's manifests.
+func Amenders(c *study.Consortium) reference.Amenders {
+	return reference.Amenders{Consortium: c.Name, Keys: c.Amenders(), Need: c.Amend}
+}
+
+// Holder reads the files and holds the newest value that they made.
+type Holder struct {
+	config Config
+	by     reference.Amenders
+
+	mu      sync.Mutex
+	now     *Grounds
+	digest  [32]byte
+	changed chan struct{} // closed when now is replaced
+}
+
+// Open reads the files for the first time; what is wrong with them then is an error.
+func Open(c Config, by reference.Amenders) (*Holder, error) {
+	h := &Holder{config: c, by: by, changed: make(chan struct{})}
+	_, err := h.Reload()
+	return h, err
+}
+
+// Fixed holds a value that does not change.
+func Fixed(g *Grounds) *Holder { return &Holder{now: g, changed: make(chan struct{})} }
+
+// Current is the newest value, and a channel that is closed when there is another.
+func (h *Holder) Current() (*Grounds, <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.now, h.changed
+}
+
+// Reload reads the files again and says whether they differ. On an error the value before stays: manifests, lists and
+// collateral in it end by their own dates.
+func (h *Holder) Reload() (changed bool, err error) {
+	g, digest, err := h.read()
+	if err != nil {
+		return false, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.now != nil && h.digest == digest {
+		return false, nil
+	}
+	h.now, h.digest = g, digest
+	close(h.changed)
+	h.changed = make(chan struct{})
+	return true, nil
+}
+
+// Watch reads the files again every so often until ctx ends, and tells what came of it where it is news.
+func (h *Holder) Watch(ctx context.Context, every time.Duration, tell func(changed bool, err error)) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if changed, err := h.Reload(); changed || err != nil {
+				tell(changed, err)
+			}
+		}
+	}
+}
+
+func (h *Holder) read() (*Grounds, [32]byte, error) {
+	var g Grounds
+	var err error
+	if g.Trust, err = endorse.Load(h.config.Trust); err != nil {
+		return nil, [32]byte{}, err
+	}
+	if h.config.References != "" {
+		if g.References, err = reference.Load(h.config.References, h.by); err != nil {
+			return nil, [32]byte{}, err
+		}
+	}
+	if err := h.remember(g.References); err != nil {
+		return nil, [32]byte{}, err
+	}
+	if h.config.Own != "" {
+		b, err := os.ReadFile(h.config.Own)
+		if err != nil {
+			return nil, [32]byte{}, fmt.Errorf("reading the own policy: %w", err)
+		}
+		p, err := reference.ParsePolicy(b)
+		if err != nil {
+			return nil, [32]byte{}, fmt.Errorf("reading the own policy: %w", err)
+		}
+		g.Own = &p
+	}
+	digest, err := g.digest()
+	return &g, digest, err
+}
+
+// remember refuses manifests older than those that were here before, and keeps the highest serials. If the process
+// dies before the file is replaced, the older memory stands and the same manifests raise it again.
+func (h *Holder) remember(s *reference.Shelf) error {
+	if h.config.Seen == "" {
+		return nil
+	}
+	seen := map[string]uint64{}
+	b, err := os.ReadFile(h.config.Seen)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("reading the serials of reference values: %w", err)
+	default:
+		if err := json.Unmarshal(b, &seen); err != nil {
+			return fmt.Errorf("reading the serials of reference values %s: %w", h.config.Seen, err)
+		}
+	}
+	if err := s.Since(seen); err != nil {
+		return err
+	}
+	risen := false
+	for name, n := range s.Serials() {
+		if n > seen[name] {
+			seen[name], risen = n, true
+		}
+	}
+	if !risen {
+		return nil
+	}
+	if b, err = json.Marshal(seen); err != nil {
+		return err
+	}
+	return store.WriteFile(h.config.Seen, b, 0o600)
+}
+
+// digest tells one value from another.
+func (g *Grounds) digest() ([32]byte, error) {
+	files := map[string][]byte{"trust": digestOf(g.Trust.Digest())}
+	for name, b := range g.References.Files() {
+		files["reference-"+name] = b
+	}
+	if g.Own != nil {
+		files["own"] = digestOf(g.Own.Digest())
+	}
+	s, err := endorse.New(files)
+	return s.Digest(), err
+}
+
+func digestOf(d [32]byte) []byte { return d[:] }

@@ -1,0 +1,215 @@
+package grounds
+
+import (
+	"context"
+	"crypto/ed25519"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/reference"
+	"github.com/consilium-fl/consilium/internal/study"
+)
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func consortium(node study.Accept) (*study.Consortium, []ed25519.PrivateKey) {
+	c := &study.Consortium{Name: "heart.example", Amend: 2, Hospitals: map[string]study.Hospital{}, Attestation: study.Attestation{Node: node}}
+	var keys []ed25519.PrivateKey
+	for i, name := range []string{"a", "b", "c"} {
+		k := ed25519.NewKeyFromSeed(append(make([]byte, 31), byte(i+1)))
+		keys = append(keys, k)
+		c.Hospitals[name] = study.Hospital{Governance: k.Public().(ed25519.PublicKey)}
+	}
+	return c, keys
+}
+
+const policy = `role: node
+serial: SERIAL
+least: 1
+valid: {from: 2026-11-01T00:00:00Z, until: 2026-12-01T00:00:00Z}
+policy:
+  accept: [sim/1]
+  allow_simulated: true
+  measurements: ["sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"]
+  machines: any
+  max_age: 30m
+  deny_generations: []
+  warn_generations: []
+  revocation: false
+  endorsement_age: 0s
+  grace: 0s
+`
+
+func manifest(t *testing.T, dir, serial string, keys ...ed25519.PrivateKey) {
+	t.Helper()
+	payload := []byte("version: consilium.reference/v1\nname: nodes\nconsortium: heart.example\n" + strings.ReplaceAll(policy, "SERIAL", serial))
+	var e []byte
+	for _, k := range keys {
+		var err error
+		if e, err = reference.Sign(payload, e, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, filepath.Join(dir, "nodes-"+serial+".json"), e)
+}
+
+func put(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func folders(t *testing.T) Config {
+	t.Helper()
+	dir := t.TempDir()
+	c := Config{Trust: filepath.Join(dir, "trust"), References: filepath.Join(dir, "references"), Seen: filepath.Join(dir, "seen.json")}
+	for _, d := range []string{c.Trust, c.References} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// TestInline: what stands in the consortium file is the policy, and the simulation is two parties' agreement.
+func TestInline(t *testing.T) {
+	c, _ := consortium(study.Accept{Formats: []string{"sim/1"}, AllowSimulated: true, Measurements: [][32]byte{{1}}, Machines: []string{"chip:aa"}})
+	ps, err := (&Grounds{}).Policies(c, attest.RoleNode, true, noon)
+	if err != nil || len(ps) != 1 {
+		t.Fatalf("%v, %v", ps, err)
+	}
+	if p := ps[0]; !p.AllowSimulated || !p.Simulation || p.Machines.Any || !p.Machines.Has("chip:aa") || !p.Measurements.Has("sha256:01"+strings.Repeat("00", 31)) {
+		t.Errorf("%+v", p)
+	}
+	none, err := (&Grounds{}).Policies(c, attest.RoleCoordinator, true, noon)
+	if err != nil || len(none) != 1 || len(none[0].Accept) != 0 {
+		t.Errorf("a role of which nothing is said: %v, %v", none, err)
+	}
+}
+
+func TestReference(t *testing.T) {
+	c, keys := consortium(study.Accept{Reference: "nodes", AllowSimulated: true, Machines: []string{"chip:aa"}})
+	files := folders(t)
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, changed := h.Current()
+	if _, err := g.Policies(c, attest.RoleNode, true, noon); err == nil {
+		t.Error("no manifest, and there is a policy")
+	}
+	manifest(t, files.References, "1", keys[0], keys[2])
+	if again, err := h.Reload(); err != nil || !again {
+		t.Fatalf("reloading: %t, %v", again, err)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told")
+	}
+	g, _ = h.Current()
+	ps, err := g.Policies(c, attest.RoleNode, true, noon)
+	if err != nil || len(ps) != 1 || ps[0].Machines.Any || !ps[0].Machines.Has("chip:aa") || ps[0].MaxAge != 30*time.Minute {
+		t.Fatalf("%+v, %v", ps, err)
+	}
+	if again, err := h.Reload(); err != nil || again {
+		t.Errorf("nothing changed: %t, %v", again, err)
+	}
+	strict, _ := consortium(study.Accept{Reference: "nodes"})
+	if ps, err = g.Policies(strict, attest.RoleNode, true, noon); err != nil || ps[0].AllowSimulated {
+		t.Errorf("the manifest allows what the consortium does not: %+v, %v", ps, err)
+	}
+	// One signature is too few: what was there stays.
+	manifest(t, files.References, "2", keys[1])
+	if _, err := h.Reload(); err == nil {
+		t.Error("a manifest of one amender was taken")
+	}
+	if now, _ := h.Current(); now != g {
+		t.Error("a failed reload replaced what was there")
+	}
+	manifest(t, files.References, "2", keys...)
+	if _, err := h.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	// The newest version cannot be taken back, not even over a restart.
+	if err := os.Remove(filepath.Join(files.References, "nodes-2.json")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(files, Amenders(c)); err == nil || !strings.Contains(err.Error(), "serial 1, and 2 was seen") {
+		t.Errorf("an older shelf: %v", err)
+	}
+}
+
+// TestOwnOnlyTightens: a hospital's own policy stands beside each of the consortium's.
+func TestOwnOnlyTightens(t *testing.T) {
+	c, _ := consortium(study.Accept{Formats: []string{"sim/1"}, AllowSimulated: true, Measurements: [][32]byte{{1}}})
+	files := folders(t)
+	files.Own = filepath.Join(t.TempDir(), "own.yaml")
+	_, body, _ := strings.Cut(policy, "policy:\n")
+	put(t, files.Own, []byte("version: consilium.policy/v1\nrole: node\n"+strings.ReplaceAll(body, "  ", "")))
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, _ := h.Current()
+	ps, err := g.Policies(c, attest.RoleNode, true, noon)
+	if err != nil || len(ps) != 1 || len(ps[0].Also) != 1 {
+		t.Fatalf("%+v, %v", ps, err)
+	}
+	claims := attest.Claims{Format: "sim/1", Simulated: true, Measurement: attest.SHA256Measurement([32]byte{1}), NotAfter: noon}
+	r := attest.Appraise(claims, ps[0])
+	if r.Status != attest.Contraindicated || len(r.Reasons) != 1 || r.Reasons[0].Code != attest.CodeMeasurementUnlisted {
+		t.Errorf("a measurement that the hospital does not list: %v", r.Reasons)
+	}
+	co, err := g.Policies(c, attest.RoleCoordinator, true, noon)
+	if err != nil || len(co[0].Also) != 0 {
+		t.Errorf("a policy for nodes beside that for coordinators: %v", err)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	c, keys := consortium(study.Accept{Reference: "nodes", AllowSimulated: true})
+	files := folders(t)
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	news := make(chan error, 100)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		h.Watch(ctx, time.Millisecond, func(_ bool, err error) { news <- err })
+	}()
+	defer func() { cancel(); <-over }()
+	manifest(t, files.References, "1", keys...)
+	for ctx.Err() == nil {
+		// A half-written file may be seen once.
+		if err := <-news; err == nil {
+			return
+		}
+	}
+	t.Error("a new manifest was not seen")
+}
+
+func TestBadFiles(t *testing.T) {
+	c, _ := consortium(study.Accept{})
+	for name, change := range map[string]func(*Config){
+		"no trust":        func(f *Config) { f.Trust += "x" },
+		"a bad own":       func(f *Config) { f.Own = f.Seen; put(t, f.Own, []byte("version: x")) },
+		"no own":          func(f *Config) { f.Own = f.Seen + "x" },
+		"a bad memory":    func(f *Config) { put(t, f.Seen, []byte("[")) },
+		"a bad reference": func(f *Config) { put(t, filepath.Join(f.References, "a.json"), []byte("{}")) },
+	} {
+		files := folders(t)
+		change(&files)
+		if _, err := Open(files, Amenders(c)); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
