@@ -46,6 +46,27 @@ const (
 	CodeCollateralInvalid  = "collateral.invalid"  // edited, or signed by another
 	CodeCollateralRollback = "collateral.rollback" // an evaluation number below the floor
 
+	CodePolicyReserved  = "policy.reserved" // SNP: reserved bits of the guest's policy
+	CodePolicyBits      = "policy.bits"     // a permission too many, a restriction too few
+	CodeVMPL            = "vmpl"
+	CodePlatformBits    = "platform.bits"
+	CodePlatformAlias   = "platform.alias"     // no check for aliased memory (BadRAM)
+	CodePlatformHiding  = "platform.ct_hiding" // ciphertext of memory is not hidden from the host
+	CodeReportVersion   = "report.version"     // below the policy's least
+	CodeTCBUnlisted     = "tcb.unlisted"       // no rule for this CPU
+	CodeTCBLaunch       = "tcb.launch"         // the guest was started on older firmware
+	CodeTCBProvisional  = "tcb.provisional"    // firmware that can still be rolled back
+	CodeTCBFirmware     = "tcb.firmware"
+	CodeTCBMitigation   = "tcb.mitigation"
+	CodeIdentityMasked  = "identity.masked" // the chip hides who it is
+	CodeIdentitySigner  = "identity.signer"
+	CodeIdentityCSP     = "identity.csp"
+	CodeIDKey           = "measurement.id_key"
+	CodeAuthorKey       = "measurement.author_key"
+	CodeGuestSVN        = "measurement.guest_svn"
+	CodeHostData        = "config.host_data"
+	codeTCBBelowMinimum = ".below_min" // "tcb.ucode.below_min"; with fmc, bootloader, tee, snp or ucode before it
+
 	CodeFreshness = "freshness" // the evidence answers nobody's question
 
 	CodeVerifierPanic = "verifier.panic"
