@@ -67,6 +67,22 @@ const (
 	CodeHostData        = "config.host_data"
 	codeTCBBelowMinimum = ".below_min" // "tcb.ucode.below_min"; with fmc, bootloader, tee, snp or ucode before it
 
+	CodeQESignature       = "qe.sig" // the quoting enclave's report is not by this platform
+	CodeCollateralQE      = "collateral.qe_identity"
+	CodeTCBNoLevel        = "tcb.no_level" // below everything that Intel has a word for
+	CodeTCBModuleMismatch = "tcb.module.mismatch"
+	CodeTDXAttributes     = "tdx.attributes"
+	CodeTDXXFAM           = "tdx.xfam"
+	CodeTDXMRSEAM         = "tdx.mr_seam"
+	CodeTDXMRConfig       = "tdx.mr_config"
+	CodeTDXMROwner        = "tdx.mr_owner"
+	CodeTDXMROwnerConfig  = "tdx.mr_owner_config"
+	CodeTDXServiceTD      = "tdx.mr_service_td"
+	CodeRTMRUnlisted      = "rtmr.unlisted"
+	CodeRTMRReplay        = "rtmr.replay"     // no event log explains the register
+	CodeRTMRMismatch      = "rtmr.mismatch"   // the event log adds up to another value
+	CodeRTMRUnmeasured    = "rtmr.unmeasured" // no event of a kind that has to be there
+
 	CodeFreshness = "freshness" // the evidence answers nobody's question
 
 	CodeVerifierPanic = "verifier.panic"
