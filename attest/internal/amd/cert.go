@@ -24,7 +24,6 @@ type key struct {
 	csp     string
 	hwid    []byte // 64 bytes, Turin 8
 	spl     [10]uint8
-	hasFMC  bool
 }
 
 // The arcs under 1.3.6.1.4.1.3704.1, and those of patch levels under its 3.

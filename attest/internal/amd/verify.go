@@ -41,6 +41,7 @@ func Verify(report []byte, endorsements map[string][]byte, in attest.Inputs) (at
 		return c, err
 	}
 	c.SNP.TCB.Reported = k.tcb()
+	c.SNP.Advisories = c.SNP.OpenAdvisories()
 	c.NotAfter = until
 	return c, nil
 }
