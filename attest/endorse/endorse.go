@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -33,6 +34,9 @@ const (
 	MaxFile  = 4 << 20  // bytes of one file
 	MaxTotal = 16 << 20 // bytes of all files together
 )
+
+// ErrExpired says that what would have been trusted was to be trusted until a time that has passed.
+var ErrExpired = errors.New("expired")
 
 const maxName = 255 // bytes; what file systems take
 
