@@ -677,6 +677,36 @@ func TestTinyCohort(t *testing.T) {
 	wantRefused(t, w.show("basel", w.sign("", m)), "want 1 and 3")
 }
 
+// An own message comes back byte for byte or is verified like any other.
+func TestOwnMessages(t *testing.T) {
+	key, other := testKey("chur"), testKey("zug")
+	s, err := SignMessage("chur", Vote{Proposal: [32]byte{1}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &terms{own: own{key: key.Public().(ed25519.PublicKey), sent: []Signed{s}}}
+	altered := func(change func(*Signed)) Signed {
+		x := Signed{From: s.From, Kind: s.Kind, Payload: bytes.Clone(s.Payload), Signature: bytes.Clone(s.Signature)}
+		change(&x)
+		return x
+	}
+	if err := p.verify(altered(func(*Signed) {}), key.Public().(ed25519.PublicKey)); err != nil {
+		t.Errorf("an own message: %v", err)
+	}
+	if err := p.verify(s, other.Public().(ed25519.PublicKey)); err == nil {
+		t.Error("an own message is taken as another's")
+	}
+	for name, x := range map[string]Signed{
+		"payload":   altered(func(x *Signed) { x.Payload[len(x.Payload)-1] ^= 1 }),
+		"signature": altered(func(x *Signed) { x.Signature[5] ^= 1 }),
+		"kind":      altered(func(x *Signed) { x.Kind = "release" }),
+	} {
+		if err := p.verify(x, key.Public().(ed25519.PublicKey)); err == nil {
+			t.Errorf("an own message with another %s is taken", name)
+		}
+	}
+}
+
 // TestMintedNode shows peers under the coordinator's own authority, a victim's Ready with a key
 // swapped, one node for two hospitals, and keys that are no keys.
 func TestMintedNode(t *testing.T) {

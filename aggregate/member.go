@@ -90,6 +90,7 @@ func newMember(c MemberConfig, plan Signed) (*Member, error) {
 	if !slices.Contains(p.Members, c.Self) {
 		return nil, fmt.Errorf("%q is no member of the study", c.Self)
 	}
+	p.own.key, _ = c.Signer.Public().(ed25519.PublicKey) // check has looked
 	return &Member{
 		cfg: c, facts: facts{terms: p}, stored: memberState{Plan: plan},
 		agreed: map[MemberID][]byte{}, held: map[MemberID]*pieces{}, answers: map[[32]byte]Effect{},
@@ -374,6 +375,7 @@ func (m *Member) sign(to [32]byte, msg Message) (Signed, error) {
 		return Signed{}, err
 	}
 	m.answers[to] = Send{Message: s}
+	m.facts.terms.own.sent = append(m.facts.terms.own.sent, s)
 	return s, nil
 }
 
@@ -497,6 +499,7 @@ func (m *Member) makeUpload() error {
 		Roster: m.facts.roster.digest, Vector: m.vector, Charge: m.charge, Complaints: m.complaints,
 	}, m.cfg.Signer)
 	m.stored.Upload = &s
+	m.facts.terms.own.sent = append(m.facts.terms.own.sent, s)
 	return err
 }
 

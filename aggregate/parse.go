@@ -80,11 +80,19 @@ func read[M Message](payload []byte, check func(M) error) (Message, error) {
 
 // verify reads s as an M signed by pub.
 func verify[M Message](s Signed, pub ed25519.PublicKey) (M, error) {
+	return verifyBy[M](s, func() error { return signed.Verify(pub, s.Kind, s.Payload, s.Signature) })
+}
+
+// verifyBy reads s as an M once its signature is found good.
+func verifyBy[M Message](s Signed, good func() error) (M, error) {
 	var none M
 	if s.Kind != none.kind() {
 		return none, fmt.Errorf("got %s, want %q", quoted(s.Kind), none.kind())
 	}
-	m, err := Verify(s, pub)
+	if err := good(); err != nil {
+		return none, err
+	}
+	m, err := Parse(s)
 	if err != nil {
 		return none, err
 	}

@@ -619,7 +619,7 @@ func (r *Round) signCommittee() error {
 	if err != nil {
 		return err
 	}
-	m, next := Committee{Plan: p.digest, Colluding: c, Threshold: t}, &committee{threshold: t}
+	m, next := Committee{Plan: p.digest, Colluding: c, Threshold: t}, &committee{terms: p, threshold: t}
 	for _, id := range p.Members {
 		if q, ok := r.parties[id]; ok {
 			m.Readys, next.parties = append(m.Readys, q.signed), append(next.parties, q)
