@@ -81,7 +81,8 @@ func ParseCharge(b []byte) (Charge, error) {
 // VectorDigest names a masked vector: SHA-256 over the SHA-256 of each chunk of ChunkBytes.
 func VectorDigest(r io.Reader) ([32]byte, error) {
 	h := NewVectorHash()
-	if _, err := io.Copy(h, r); err != nil {
+	// 4 KiB at a time: most vectors are a few words, and hashing is slower than reading.
+	if _, err := io.CopyBuffer(h, struct{ io.Reader }{r}, make([]byte, 4<<10)); err != nil {
 		return [32]byte{}, fmt.Errorf("digesting vector: %w", err)
 	}
 	return h.Sum(), nil

@@ -16,8 +16,8 @@
 //	log/             the consortium's log (tlog-tiles)
 //	studies/<hex>/   log/ ledger models/ evidence/ rounds/0001/… out/
 //
-// A round's folder holds <member>.words while the round runs (masked words are uniformly random, so any disk
-// may hold them) and sum.bin once a sum was opened: int64s, little endian. The signed messages of a round are
+// rounds/<member>.words holds a member's vector of the newest round (masked words are uniformly random, so any
+// disk may hold them), and a round's folder sum.bin once a sum was opened: int64s, little endian. The signed messages of a round are
 // in the Store, and in the output folder as rounds/0001/{plan,committee,roster,proposal,certificate,result}.cbor,
 // each the CBOR of an aggregate.Signed: those that the round got to.
 package coordinator

@@ -400,6 +400,9 @@ func (d *driver) roundDir(number uint64) string {
 	return filepath.Join(d.s.dir, "rounds", fmt.Sprintf("%04d", number))
 }
 
+// wordsDir holds the vectors of the round at hand.
+func (d *driver) wordsDir() string { return filepath.Join(d.s.dir, "rounds") }
+
 func (d *driver) noteAnswer(kind string, m aggregate.MemberID) {
 	if d.answered[kind] == nil {
 		d.answered[kind] = map[aggregate.MemberID]bool{}
@@ -462,9 +465,6 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	}
 	if v := d.currentVectors(); v != nil {
 		v.close()
-		if err := v.remove(); err != nil {
-			d.log.Warn("words of an ended round stay on disk", "round", d.number, "error", err)
-		}
 		d.setVectors(nil)
 	}
 	text := fmt.Sprintf("round %d is %s", d.number, r.Outcome)

@@ -169,7 +169,7 @@ func (d *driver) openVectors(roster [32]byte, m aggregate.Roster) error {
 	for _, x := range m.Deals {
 		members = append(members, x.From)
 	}
-	v, err := openVectors(d.roundDir(d.number), d.round.Plan(), roster, members)
+	v, err := openVectors(d.wordsDir(), d.round.Plan(), roster, members)
 	if err != nil {
 		return err
 	}

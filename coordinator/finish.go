@@ -156,6 +156,9 @@ func (s *dossier) conclude(ctx context.Context, state State, why string) error {
 		return err
 	}
 	s.log.Info("study is over", "state", string(state), "why", why)
+	if err := removeWords(s.path("rounds")); err != nil {
+		s.log.Warn("words of an ended study stay on disk", "error", err)
+	}
 	s.events.tell(Event{Kind: "state", Text: s.says()})
 	s.events.close()
 	s.feed.close()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/consilium-fl/consilium/aggregate"
@@ -17,6 +18,9 @@ import (
 
 // vectors are the masked vectors of one round: a file a member, filled chunk by chunk. What is held of a
 // vector that is not whole is known to this process alone: after a restart it is sent again.
+//
+// Each round writes over the files of the one before, for new ones cost the disk several times as much. A
+// file counts by its trailer, which is written last: the roster and the digest of the words.
 type vectors struct {
 	dir    string
 	round  uint64
@@ -33,11 +37,15 @@ type vectors struct {
 // vector is one member's. Its mutex is held while a chunk is written, so that two streams of one member
 // cannot mix; that of vectors only guards the map.
 type vector struct {
-	mu   sync.Mutex
-	part *os.File
-	held []byte // one bit a chunk, least significant first
-	left int    // chunks not held
+	mu     sync.Mutex
+	file   *os.File // nil before the first use and after close
+	closed bool
+	held   []byte   // one bit a chunk, least significant first
+	left   int      // chunks not held
+	digest [32]byte // of all words, once none is missing
 }
+
+const trailerBytes = 64
 
 // errVector says that a stored vector is not the one that was signed. It is the one refusal after which the
 // same message may come again, once the vector was sent again.
@@ -51,18 +59,47 @@ func openVectors(dir string, p aggregate.Plan, roster [32]byte, members []aggreg
 	}
 	for _, m := range members {
 		x := v.fresh()
-		switch fi, err := os.Stat(v.path(m)); {
-		case err == nil && fi.Size() == v.size:
+		v.members[m] = x
+		whole, err := v.wasWhole(m, x)
+		if err != nil {
+			v.close()
+			return nil, fmt.Errorf("opening the vectors of round %d: %w", v.round, err)
+		}
+		if whole {
 			for i := range v.chunks() {
 				x.held[i/8] |= 1 << (i % 8)
 			}
 			x.left = 0
-		case err != nil && !errors.Is(err, os.ErrNotExist):
-			return nil, fmt.Errorf("opening the vectors of round %d: %w", v.round, err)
 		}
-		v.members[m] = x
 	}
 	return v, nil
+}
+
+// wasWhole says whether a file holds a vector of this round. One that is not there is made at its first chunk.
+func (v *vectors) wasWhole(m aggregate.MemberID, x *vector) (bool, error) {
+	f, err := os.OpenFile(v.path(m), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	x.file = f
+	var trailer [trailerBytes]byte
+	if _, err := f.ReadAt(trailer[:], v.size); errors.Is(err, io.EOF) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if [32]byte(trailer[:32]) != v.roster {
+		return false, nil // of another round
+	}
+	x.digest, err = v.digestOf(f)
+	return x.digest == [32]byte(trailer[32:]), err
+}
+
+func (v *vectors) digestOf(f *os.File) ([32]byte, error) {
+	return aggregate.VectorDigest(io.NewSectionReader(f, 0, v.size))
 }
 
 func (v *vectors) chunks() int {
@@ -85,9 +122,13 @@ func (v *vectors) of(m aggregate.MemberID, round uint64, roster [32]byte) (*vect
 	case x == nil:
 		return nil, refused("%q did not deal in round %d", m, v.round)
 	case v.closed:
-		return nil, fmt.Errorf("%w: round %d takes no more vectors", transport.ErrTooLate, v.round)
+		return nil, v.late()
 	}
 	return x, nil
+}
+
+func (v *vectors) late() error {
+	return fmt.Errorf("%w: round %d takes no more vectors", transport.ErrTooLate, v.round)
 }
 
 // heldOf tells what is stored of a member's vector.
@@ -116,15 +157,16 @@ func (v *vectors) put(m aggregate.MemberID, round uint64, roster [32]byte, index
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.closed {
+		return v.late()
+	}
 	if x.held[index/8]&(1<<(index%8)) != 0 {
-		return v.same(m, x, off, words)
+		return v.same(x, off, words)
 	}
-	if x.part == nil {
-		if x.part, err = os.OpenFile(v.path(m)+".part", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-			return fmt.Errorf("storing a vector: %w", err)
-		}
+	if err := v.openFile(m, x); err != nil {
+		return fmt.Errorf("storing a vector: %w", err)
 	}
-	if _, err := x.part.WriteAt(words, off); err != nil {
+	if _, err := x.file.WriteAt(words, off); err != nil {
 		return fmt.Errorf("storing a vector: %w", err)
 	}
 	x.held[index/8] |= 1 << (index % 8)
@@ -133,24 +175,27 @@ func (v *vectors) put(m aggregate.MemberID, round uint64, roster [32]byte, index
 		v.saw(m, words)
 	}
 	if x.left == 0 {
-		return v.seal(m, x)
+		return v.seal(x)
 	}
 	return nil
 }
 
+// openFile makes the file that is not there yet.
+func (v *vectors) openFile(m aggregate.MemberID, x *vector) (err error) {
+	if x.file != nil {
+		return nil
+	}
+	if x.file, err = os.OpenFile(v.path(m), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	return store.SyncDir(v.dir)
+}
+
 // same refuses other words under an index that is held: two masked versions of one vector would show
 // their difference.
-func (v *vectors) same(m aggregate.MemberID, x *vector, off int64, words []byte) error {
-	f, path := x.part, v.path(m)
-	if f == nil {
-		var err error
-		if f, err = os.Open(path); err != nil {
-			return fmt.Errorf("comparing a chunk: %w", err)
-		}
-		defer f.Close() //nolint:errcheck // only read
-	}
+func (v *vectors) same(x *vector, off int64, words []byte) error {
 	have := make([]byte, len(words))
-	if _, err := f.ReadAt(have, off); err != nil {
+	if _, err := x.file.ReadAt(have, off); err != nil {
 		return fmt.Errorf("comparing a chunk: %w", err)
 	}
 	if !bytes.Equal(have, words) {
@@ -159,16 +204,15 @@ func (v *vectors) same(m aggregate.MemberID, x *vector, off int64, words []byte)
 	return nil
 }
 
-// seal makes a vector durable and gives it its name. A crash before the rename leaves a part, which
-// counts for nothing; one after it leaves the whole vector, which the next process takes over.
-func (v *vectors) seal(m aggregate.MemberID, x *vector) error {
-	err := errors.Join(x.part.Sync(), x.part.Close())
-	x.part = nil
-	if err == nil {
-		err = os.Rename(v.path(m)+".part", v.path(m))
+// seal makes a vector durable. A crash before the sync returns leaves a trailer of another roster, or one that
+// does not fit the words, or a whole vector, which the next process takes over.
+func (v *vectors) seal(x *vector) error {
+	var err error
+	if x.digest, err = v.digestOf(x.file); err == nil {
+		_, err = x.file.WriteAt(slices.Concat(v.roster[:], x.digest[:]), v.size)
 	}
 	if err == nil {
-		err = store.SyncDir(v.dir)
+		err = store.Datasync(x.file)
 	}
 	if err != nil {
 		x.held, x.left = make([]byte, len(x.held)), v.chunks()
@@ -186,21 +230,15 @@ func (v *vectors) check(m aggregate.MemberID, want [32]byte) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.left != 0 {
+	switch {
+	case x.closed:
+		return v.late()
+	case x.left != 0:
 		return errVector
-	}
-	f, err := os.Open(v.path(m))
-	if err != nil {
-		return fmt.Errorf("reading the vector of %q: %w", m, err)
-	}
-	got, err := aggregate.VectorDigest(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("reading the vector of %q: %w", m, err)
-	}
-	if got == want {
+	case x.digest == want:
 		return nil
 	}
-	if err := os.Remove(v.path(m)); err != nil {
+	if _, err := x.file.WriteAt(make([]byte, trailerBytes), v.size); err != nil {
 		return fmt.Errorf("dropping the vector of %q: %w", m, err)
 	}
 	x.held, x.left = make([]byte, len(x.held)), v.chunks()
@@ -244,23 +282,21 @@ func (v *vectors) close() {
 	v.mu.Unlock()
 	for _, x := range members {
 		x.mu.Lock()
-		if x.part != nil {
-			_ = x.part.Close() // a part counts for nothing
-			x.part = nil
+		x.closed = true
+		if x.file != nil {
+			_ = x.file.Close() // what counts was synced
+			x.file = nil
 		}
 		x.mu.Unlock()
 	}
 }
 
-// remove deletes the words of an ended round.
-func (v *vectors) remove() error {
-	var errs []error
-	for m := range v.members {
-		for _, p := range []string{v.path(m), v.path(m) + ".part"} {
-			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
+// removeWords deletes what the last round of a study left.
+func removeWords(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.words"))
+	errs := []error{err}
+	for _, f := range files {
+		errs = append(errs, os.Remove(f))
 	}
 	return errors.Join(errs...)
 }

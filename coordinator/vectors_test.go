@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/consilium-fl/consilium/aggregate"
@@ -71,6 +72,49 @@ func TestVectorsResume(t *testing.T) {
 	}
 	if held, whole, _ := v.heldOf("a", 3, [32]byte{1}); whole || held[0] != 0 {
 		t.Errorf("a vector that differs is still held: %04b", held)
+	}
+}
+
+// Words of the round before, and a vector that was being written when the power went, count for nothing.
+func TestVectorsOverwrite(t *testing.T) {
+	dir := t.TempDir()
+	const dim = 100_000 // two chunks
+	b := words(4 * dim)
+	v := testVectors(t, dir, dim, 32)
+	put(t, v, "a", b, 0, 1)
+	v.close()
+	next, err := openVectors(dir, aggregate.Plan{Round: aggregate.RoundID{Number: 4}, Dim: dim, WordBits: 32}, [32]byte{2}, []aggregate.MemberID{"a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if held, whole, _ := next.heldOf("a", 4, [32]byte{2}); whole || held[0] != 0 {
+		t.Errorf("the next round holds %02b of the vector of the round before", held)
+	}
+	if err := next.put("a", 4, [32]byte{2}, 1, b[aggregate.ChunkBytes:]); err != nil {
+		t.Fatal(err)
+	}
+	next.close()
+	f, err := os.ReadFile(filepath.Join(dir, "a.words"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int{5, len(f) - trailerBytes, len(f) - 1} {
+		torn := bytes.Clone(f)
+		torn[at] ^= 1
+		if err := os.WriteFile(filepath.Join(dir, "a.words"), torn, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v := testVectors(t, dir, dim, 32)
+		if held, whole, _ := v.heldOf("a", 3, [32]byte{1}); whole || held[0] != 0 {
+			t.Errorf("with byte %d torn %02b are held", at, held)
+		}
+		v.close()
+	}
+	if err := removeWords(dir); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -82,8 +82,13 @@ func TestRounds(t *testing.T) {
 	w.hub.closes(1)
 	w.hub.closes(2)
 	w.says(2, "round ended", "outcome=closed")
-	stop()
 	h := w.hub
+	h.with(func() {
+		h.over = true
+		h.kicked++
+	})
+	w.says(1, "study is over")
+	stop()
 	h.wantHeard(append(slices.Clone(answers), answers...)...)
 	if len(plain) != 2 || slices.Equal(plain[0], make([]int64, 3)) || len(h.uploads) != 2 || bytes.Equal(h.uploads[0], h.uploads[1]) {
 		t.Errorf("%d sums observed: %v; %d vectors sent", len(plain), plain, len(h.uploads))
@@ -535,7 +540,7 @@ func TestAlteredSpoolIsGivenUp(t *testing.T) {
 			h.with(func() { h.begin(1) })
 			h.until("the vector comes", func() bool { return len(h.uploads) == 1 })
 			stop()
-			ok(t, spoil(must(filepath.Glob(w.path("state", "study-*", "round-1.spool")))(t)[0]))
+			ok(t, spoil(must(filepath.Glob(w.path("state", "study-*", "masked.spool")))(t)[0]))
 			h.with(func() { h.onUpload = nil })
 			w.start()
 			w.says(1, "stored round is given up")
@@ -544,8 +549,9 @@ func TestAlteredSpoolIsGivenUp(t *testing.T) {
 			h.with(func() { h.alone = false })
 			h.closes(2)
 			h.wantHeard(append([]string{"ready", "deal"}, answers...)...)
-			if left := must(filepath.Glob(w.path("state", "study-*", "round-1.spool")))(t); len(left) > 0 {
-				t.Errorf("the bad spool is still there: %v", left)
+			spooled := must(os.ReadFile(must(filepath.Glob(w.path("state", "study-*", "masked.spool")))(t)[0]))(t)
+			if !bytes.Equal(spooled, h.uploads[len(h.uploads)-1]) {
+				t.Error("the spool is not that of the next round")
 			}
 		})
 	}

@@ -160,15 +160,12 @@ func (s *serving) begin(ctx context.Context, m *aggregate.Member) {
 	s.startSending(ctx)
 }
 
-// endRound forgets a round that is over, its spool too.
+// endRound forgets a round that is over. The next one writes over its spool.
 func (r *runner) endRound() {
 	if r.round == nil {
 		return
 	}
 	r.round.forget()
-	if err := r.spool.drop(r.round.number); err != nil {
-		r.log.Warn("dropping the spool failed", "error", err)
-	}
 	r.round = nil
 }
 
@@ -308,6 +305,7 @@ func (s *serving) declined(err error) aggregate.Event {
 // fillSpool writes the masked vector, whole, and forgets the plain one. A pass that failed is never made
 // again: the masks are erased.
 func (s *serving) fillSpool() aggregate.Event {
+	s.reads.Wait() // for an upload of a round that is over: it has been stopped, and must not read this one's words
 	digest, err := s.spool.fill(s.round.member, s.round.vector)
 	if err == nil {
 		err = s.observe()
@@ -326,7 +324,7 @@ func (s *serving) observe() error {
 	if s.node.deps.Observe == nil {
 		return nil
 	}
-	masked, err := os.ReadFile(s.spool.path(s.round.number))
+	masked, err := os.ReadFile(s.spool.path())
 	if err != nil {
 		return err
 	}

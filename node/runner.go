@@ -59,6 +59,7 @@ type runner struct {
 	inbox  inbox                                      // of the audit
 	events chan func(context.Context, *serving) error // run by the loop of the session at hand
 	work   sync.WaitGroup                             // training: it outlives a session
+	reads  sync.WaitGroup                             // uploads, which read the spool
 }
 
 // heldPlan is a Plan with the leaves that the log promised for it.
@@ -146,7 +147,7 @@ func (r *runner) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case over:
-			return nil
+			return r.spool.remove()
 		case errors.Is(err, ErrStopped), errors.Is(err, errDropped):
 			return err
 		case errors.Is(err, errVeto):

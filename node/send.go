@@ -40,7 +40,11 @@ func (s *serving) enqueue(m aggregate.Signed) {
 		if !out.uploading {
 			out.uploading = true
 			ctx := out.ctx
-			s.wg.Go(func() { s.upload(ctx, round.number, m) })
+			s.reads.Add(1)
+			s.wg.Go(func() {
+				defer s.reads.Done()
+				s.upload(ctx, round.number, m)
+			})
 		}
 		return
 	}
@@ -128,7 +132,7 @@ func (s *serving) uploadOnce(ctx context.Context, round uint64, m aggregate.Sign
 	if err := s.due(ctx); err != nil {
 		return fmt.Errorf("waiting for the log: %w", err)
 	}
-	f, size, err := s.spool.whole(round, u.Vector)
+	f, size, err := s.spool.whole(u.Vector)
 	if err != nil {
 		return err
 	}
@@ -157,20 +161,16 @@ func (s *serving) retry(ctx context.Context, call func() error) error {
 }
 
 // resume takes up the round that a former process of this node was in: if its masked vector is whole it
-// is sent again, and nothing else of that round is answered. Spools of other rounds are removed.
+// is sent again, and nothing else of that round is answered. Another spool is removed.
 func (s *serving) resume(ctx context.Context) error {
 	m, err := s.stored()
 	if err != nil {
 		s.log.Info("the stored round is given up", "error", err)
 	}
-	var keep uint64
-	if m != nil {
-		keep = m.Plan().Round.Number
-	}
-	if err := s.spool.clean(keep); err != nil {
-		s.log.Warn("removing old spools failed", "error", err)
-	}
 	if m == nil {
+		if err := s.spool.remove(); err != nil {
+			s.log.Warn("the spool of a round that is over stays", "error", err)
+		}
 		return nil
 	}
 	s.begin(ctx, m)
@@ -194,7 +194,7 @@ func (s *serving) stored() (*aggregate.Member, error) {
 	if id.Study != s.digest || id.Number != last {
 		return nil, fmt.Errorf("it is round %d, and round %d was answered", id.Number, last)
 	}
-	f, _, err := s.spool.whole(id.Number, u.Vector)
+	f, _, err := s.spool.whole(u.Vector)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,32 +12,37 @@ import (
 	"github.com/consilium-fl/consilium/internal/store"
 )
 
-// A spool is a member's masked vector on disk, whole and fsynced before its first chunk leaves. Masked
+// A spool is a member's masked vector on disk, whole and synced before its first chunk leaves. Masked
 // words are uniformly random to whoever lacks the keys, so the file needs no seal. A resend comes from
 // here and from nowhere else: a vector computed twice under one mask key would be an attack on oneself.
+//
+// One file serves every round of a study, written over in place: a new file costs the disk several times as
+// much. What is in it counts by its digest alone, which the stored Upload of its round names.
 type spool struct{ dir string }
 
-func (s spool) path(round uint64) string {
-	return filepath.Join(s.dir, fmt.Sprintf("round-%d.spool", round))
-}
+func (s spool) path() string { return filepath.Join(s.dir, "masked.spool") }
 
-// fill writes the whole masked vector of x. If the process dies before the rename there is no spool and
-// the round is given up; after it, there is a whole one.
+// fill writes the whole masked vector of x, over that of the round before, which is over. If the process
+// dies before the sync returns, nothing has named what is there and the round is given up; after it, it is whole.
 func (s spool) fill(m *aggregate.Member, x []int64) (digest [32]byte, err error) {
 	p := m.Plan()
-	width := int(p.WordBits) / 8
-	f, err := os.CreateTemp(s.dir, ".spool-*")
+	f, err := s.open()
 	if err != nil {
 		return digest, fmt.Errorf("filling the spool: %w", err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
 		if err != nil {
-			err = errors.Join(fmt.Errorf("filling the spool of round %d: %w", p.Round.Number, err), os.Remove(f.Name()))
+			err = errors.Join(fmt.Errorf("filling the spool of round %d: %w", p.Round.Number, err), s.remove())
 		}
 	}()
+	width := int(p.WordBits) / 8
+	if err := f.Truncate(int64(len(x) * width)); err != nil {
+		return digest, err
+	}
+	h := aggregate.NewVectorHash()
 	words := chunkWords(p.WordBits)
-	buf := make([]byte, words*width)
+	buf := make([]byte, min(words, len(x))*width)
 	for off := 0; off < len(x); off += words {
 		part := x[off:min(off+words, len(x))]
 		b := buf[:len(part)*width]
@@ -48,31 +52,37 @@ func (s spool) fill(m *aggregate.Member, x []int64) (digest [32]byte, err error)
 		if _, err := f.Write(b); err != nil {
 			return digest, err
 		}
+		if _, err := h.Write(b); err != nil {
+			return digest, err
+		}
 	}
-	if err := f.Sync(); err != nil {
-		return digest, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return digest, err
-	}
-	if digest, err = aggregate.VectorDigest(f); err != nil {
-		return digest, err
-	}
-	if err := os.Rename(f.Name(), s.path(p.Round.Number)); err != nil {
-		return digest, err
-	}
-	return digest, store.SyncDir(s.dir)
+	return h.Sum(), store.Datasync(f)
 }
 
-// whole opens the spool of a round if its bytes have that digest.
-func (s spool) whole(round uint64, digest [32]byte) (*os.File, int64, error) {
-	f, err := os.Open(s.path(round))
+// open opens the file, or makes it.
+func (s spool) open() (*os.File, error) {
+	f, err := os.OpenFile(s.path(), os.O_WRONLY, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if f, err = os.OpenFile(s.path(), os.O_WRONLY|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if err := store.SyncDir(s.dir); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// whole opens the spool if its bytes have that digest.
+func (s spool) whole(digest [32]byte) (*os.File, int64, error) {
+	f, err := os.Open(s.path())
 	if err != nil {
 		return nil, 0, err
 	}
 	got, err := aggregate.VectorDigest(f)
 	if err == nil && got != digest {
-		err = fmt.Errorf("reading the spool of round %d: its digest differs from the one that was signed", round)
+		err = errors.New("reading the spool: its digest differs from the one that was signed")
 	}
 	info, statErr := f.Stat()
 	if err = errors.Join(err, statErr); err != nil {
@@ -81,27 +91,12 @@ func (s spool) whole(round uint64, digest [32]byte) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// drop removes the spool of a round that is over.
-func (s spool) drop(round uint64) error {
-	if err := os.Remove(s.path(round)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("dropping the spool: %w", err)
+// remove removes it: no round needs it any more.
+func (s spool) remove() error {
+	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the spool: %w", err)
 	}
 	return nil
-}
-
-// clean removes what is left of rounds other than keep: spools, and those that were never finished.
-func (s spool) clean(keep uint64) error {
-	var errs []error
-	for _, pattern := range []string{"round-*.spool", ".spool-*"} {
-		files, err := filepath.Glob(filepath.Join(s.dir, pattern))
-		errs = append(errs, err)
-		for _, f := range files {
-			if f != s.path(keep) {
-				errs = append(errs, os.Remove(f))
-			}
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // chunkWords is the number of words of a whole chunk: 64 Ki, or 32 Ki of 64 bits.

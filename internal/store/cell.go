@@ -127,7 +127,7 @@ func (c *Cell) store(value []byte) error {
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return err
 	}
-	if err := datasync(f); err != nil {
+	if err := Datasync(f); err != nil {
 		return err
 	}
 	c.seq, c.value = seq, append([]byte{}, value...)

@@ -4,5 +4,5 @@ package store
 
 import "os"
 
-// datasync makes a file's bytes durable; on macOS Sync is F_FULLFSYNC.
-func datasync(f *os.File) error { return f.Sync() }
+// Datasync makes a file's bytes durable; on macOS Sync is F_FULLFSYNC.
+func Datasync(f *os.File) error { return f.Sync() }

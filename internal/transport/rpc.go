@@ -1,11 +1,13 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -200,7 +202,9 @@ func (a releaseRPC) DownloadModel(r *consiliumv1.DownloadModelRequest, s grpc.Se
 	})
 }
 
-// pieces sends what r holds, at least one piece, and closes r. Each has its own buffer: gRPC may look at
+var scratch = sync.Pool{New: func() any { return new([pieceBytes]byte) }}
+
+// pieces sends what r holds, at least one piece, and closes r. Each has its own bytes: gRPC may look at
 // a message after it was sent.
 func pieces(r io.ReadCloser, send func([]byte) error) (err error) {
 	defer func() {
@@ -208,15 +212,16 @@ func pieces(r io.ReadCloser, send func([]byte) error) (err error) {
 			err = fmt.Errorf("closing a file: %w", e)
 		}
 	}()
+	buf := scratch.Get().(*[pieceBytes]byte)
+	defer scratch.Put(buf)
 	for first := true; ; first = false {
-		buf := make([]byte, pieceBytes)
-		n, err := io.ReadFull(r, buf)
+		n, err := io.ReadFull(r, buf[:])
 		end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		if err != nil && !end {
 			return fmt.Errorf("reading a file: %w", err)
 		}
 		if n > 0 || first {
-			if err := send(buf[:n]); err != nil {
+			if err := send(bytes.Clone(buf[:n])); err != nil {
 				return err
 			}
 		}
