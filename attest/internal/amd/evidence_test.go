@@ -2,13 +2,18 @@ package amd
 
 import (
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
+	fake "github.com/consilium-fl/consilium/attest/testtee/amd"
 )
 
 // evidence reads one file of the real evidence, in place; PEM becomes DER.
@@ -54,21 +59,75 @@ func day(t testing.TB, s string) time.Time {
 	return d
 }
 
-func TestAuthentic(t *testing.T) {
-	for _, tc := range []struct{ report, kind, cert, day string }{
-		{"milan-v2-debug.report.bin", "vcek", "milan-v2-debug.vcek.der", "2025-01-01"},
-		{"milan-v2-azure.report.bin", "vcek", "milan-v2-azure.vcek.der", "2025-01-01"},
-		{"milan-v2-azure.report.bin", "vcek", "milan-v2-azure.vcek-forged.der", "2025-01-01"},
-		{"milan-v3-aws-vlek.report.bin", "vlek", "milan-v3-aws-vlek.vlek.der", "2025-06-01"},
-		{"genoa-v3.report.bin", "vcek", "genoa-v3.vcek.pem", "2026-01-01"},
-		{"siena-v3.report.bin", "vcek", "siena-v3.vcek.der", "2026-01-01"},
+// sample is a report that verifies, with what it verifies by.
+type sample struct {
+	name         string
+	report       []byte
+	endorsements map[string][]byte
+	in           attest.Inputs
+	world        world
+}
+
+// reals are the real reports, all of which are authentic.
+func reals(t testing.TB) []sample {
+	t.Helper()
+	var out []sample
+	trust := amdRoots(t)
+	for _, f := range []struct{ name, report, kind, cert, day string }{
+		{"Milan v2, debug", "milan-v2-debug.report.bin", "vcek", "milan-v2-debug.vcek.der", "2025-01-01"},
+		{"Milan v2", "milan-v2-azure.report.bin", "vcek", "milan-v2-azure.vcek.der", "2025-01-01"},
+		{"Milan v3, VLEK", "milan-v3-aws-vlek.report.bin", "vlek", "milan-v3-aws-vlek.vlek.der", "2025-06-01"},
+		{"Genoa v3", "genoa-v3.report.bin", "vcek", "genoa-v3.vcek.pem", "2026-01-01"},
+		{"Siena v3", "siena-v3.report.bin", "vcek", "siena-v3.vcek.der", "2026-01-01"},
 	} {
-		c, err := Verify(evidence(t, tc.report), map[string][]byte{tc.kind: evidence(t, tc.cert)}, attest.Inputs{Now: day(t, tc.day), Trust: amdRoots(t)})
-		if forged := tc.cert == "milan-v2-azure.vcek-forged.der"; forged != (err != nil) {
-			t.Errorf("%s with %s: %v", tc.report, tc.cert, err)
-		}
-		if c.SNP == nil {
-			t.Errorf("%s: no claims", tc.report)
+		out = append(out, sample{f.name, evidence(t, f.report), map[string][]byte{f.kind: evidence(t, f.cert)}, attest.Inputs{Now: day(t, f.day), Trust: trust}, worldAMD})
+	}
+	return out
+}
+
+// fakes are reports of every line and version by the fake AMD, made once.
+var fakes = sync.OnceValue(func() []sample {
+	trust, err := endorse.New(fake.Shared().Files())
+	if err != nil {
+		panic(err)
+	}
+	var out []sample
+	for _, line := range []string{fake.Milan, fake.Genoa, fake.Turin} {
+		for version := uint32(2); version <= 5; version++ {
+			if line == fake.Turin && version == 2 {
+				continue
+			}
+			for _, vlek := range []bool{false, true} {
+				report, endorsements := fake.Shared().Report(fake.Options{Line: line, Version: version, VLEK: vlek, ReportData: [64]byte{7}})
+				out = append(out, sample{fmt.Sprintf("fake %s v%d, VLEK %t", line, version, vlek), report, endorsements, attest.Inputs{Now: fakeDay, Trust: trust}, worldFake})
+			}
 		}
 	}
+	return out
+})
+
+var fakeDay = time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+
+// verify is the verdict: no error, or the codes of all reasons.
+func (s sample) verify() (attest.Claims, string) {
+	c, err := Verify(s.report, s.endorsements, s.in)
+	if err == nil {
+		return c, "takes it"
+	}
+	var codes []string
+	var walk func(error)
+	walk = func(err error) {
+		var r attest.Reason
+		if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the walk is the point
+			for _, e := range joined.Unwrap() {
+				walk(e)
+			}
+		} else if errors.As(err, &r) {
+			codes = append(codes, r.Code)
+		} else {
+			codes = append(codes, "NO REASON: "+err.Error())
+		}
+	}
+	walk(err)
+	return c, strings.Join(codes, ", ")
 }

@@ -158,11 +158,13 @@ type Certificate struct {
 	Subject, Issuer string // common names
 	Product         string
 	TCB             attest.SNPTCB
+	Reserved        uint8  // what the levels 4 to 7 are; Turin has none
 	HWID            []byte // of a VCEK
 	CSP             string // of a VLEK
 	From, Until     time.Time
-	Extensions      []pkix.Extension        // after AMD's
-	Key             crypto.PublicKey        // nil: the key that signs the report
+	Extensions      []pkix.Extension // after AMD's
+	Key             crypto.PublicKey // the key that signs the report
+	Algorithm       x509.SignatureAlgorithm
 	Tamper          func(der []byte) []byte // after it is signed
 }
 
@@ -270,20 +272,23 @@ func Sign(report []byte, key *ecdsa.PrivateKey) {
 }
 
 func (w *World) certificate(o Options, report []byte, key *ecdsa.PrivateKey, ask *x509.Certificate) []byte {
-	c := Certificate{Subject: "SEV-VCEK", Issuer: ask.Subject.CommonName, Product: o.Line, TCB: *o.TCB, From: From, Until: Until, Key: key.Public()}
+	c := Certificate{Subject: "SEV-VCEK", Issuer: ask.Subject.CommonName, Product: o.Line, TCB: *o.TCB, From: From, Until: Until, Key: key.Public(), Algorithm: x509.SHA384WithRSAPSS}
 	switch {
 	case o.VLEK:
 		c.Subject, c.CSP = "SEV-VLEK", "CN=cc-test.example"
 	case o.Line == Turin:
 		c.HWID = report[0x1a0:0x1a8]
 	default:
+		if o.Line == Milan {
+			c.Product = "Milan-B0"
+		}
 		c.HWID = report[0x1a0:0x1e0]
 	}
 	if o.Certificate != nil {
 		o.Certificate(&c)
 	}
 	template := &x509.Certificate{
-		SerialNumber: new(big.Int), Subject: name(c.Subject), NotBefore: c.From, NotAfter: c.Until, SignatureAlgorithm: x509.SHA384WithRSAPSS, ExtraExtensions: append(c.extensions(o.Line), c.Extensions...),
+		SerialNumber: new(big.Int), Subject: name(c.Subject), NotBefore: c.From, NotAfter: c.Until, SignatureAlgorithm: c.Algorithm, ExtraExtensions: append(c.extensions(o.Line), c.Extensions...),
 	}
 	parent := *ask
 	parent.RawSubject, parent.Subject = nil, name(c.Issuer)
@@ -310,7 +315,7 @@ func (c *Certificate) extensions(line string) []pkix.Extension {
 		out = append(out, Extension(number(c.TCB.FMC), 3, 9))
 	} else {
 		for i := 4; i < 8; i++ {
-			out = append(out, Extension(number(0), 3, i))
+			out = append(out, Extension(number(c.Reserved), 3, i))
 		}
 	}
 	if c.HWID != nil {
