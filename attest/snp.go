@@ -287,7 +287,8 @@ func (p *SNPPolicy) check(a *appraisal) {
 
 func (b SNPBits) check(a *appraisal, path string, allow, require []string) {
 	for _, name := range b.Allow.Of {
-		if !slices.Contains(allow, name) && !strings.HasPrefix(name, "bit") {
+		number, unnamed := strings.CutPrefix(name, "bit")
+		if !slices.Contains(allow, name) && (!unnamed || strings.Trim(number, "0123456789") != "") {
 			a.refuse(CodeConfig, path+".allow", fmt.Sprintf("%q", name), fmt.Sprintf("some of %q", allow))
 		}
 	}
