@@ -121,6 +121,7 @@ const (
 	CodeHCLUpper    = "hcl.upper" // the half of the report data that nothing is in
 	CodeHCLClaims   = "hcl.claims"
 	CodeHCLBinding  = "hcl.binding" // the hardware's report is over other claims
+	CodeHCLQuote    = "hcl.quote"   // no quote of the TDREPORT
 
 	CodeSecureBoot = "config.secureboot"
 	CodeConsole    = "config.console"
