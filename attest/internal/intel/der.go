@@ -53,7 +53,10 @@ func (d *der) take(tag byte) []byte {
 	return content
 }
 
-func (d *der) sequence() *der { return &der{rest: d.take(tagSequence), bad: d.bad} }
+func (d *der) sequence() der {
+	content := d.take(tagSequence)
+	return der{rest: content, bad: d.bad}
+}
 
 // octets is an OCTET STRING of n bytes.
 func (d *der) octets(n int) []byte {

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Common names of Intel's certificates (SGX PCK Certificate and CRL Profile Specification, section 1.3).
@@ -21,30 +20,41 @@ const (
 	signingName   = "Intel SGX TCB Signing"
 )
 
-// parseChain reads two or three certificates, the leaf first. Past the last one there may be a zero byte, which
-// Intel's library writes as a C string.
-func parseChain(b []byte) ([]*x509.Certificate, error) {
-	var out []*x509.Certificate
+// chain is what a quote carries of certificates: the platform's, the authority that issued it, and the root, which is
+// compared with that of the snapshot and never parsed.
+type chain struct {
+	leaf, ca *x509.Certificate
+	root     []byte // DER, nil where the quote has none
+}
+
+// parseChain reads two or three certificates in PEM, the leaf first. Past the last one there may be a zero byte, for
+// Intel's library writes a C string.
+func parseChain(b []byte) (*chain, error) {
+	var ders [3][]byte
+	n := 0
 	b = bytes.TrimSpace(bytes.TrimRight(b, "\x00"))
-	for len(b) > 0 {
-		if len(out) == 3 || !bytes.HasPrefix(b, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, fmt.Errorf("certificate %d: want two or three in PEM and nothing else", len(out))
+	for ; len(b) > 0; n++ {
+		if n == 3 || !bytes.HasPrefix(b, []byte("-----BEGIN CERTIFICATE-----")) {
+			return nil, fmt.Errorf("certificate %d: want two or three in PEM and nothing else", n)
 		}
 		block, rest := pem.Decode(b)
 		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) != 0 {
-			return nil, fmt.Errorf("certificate %d: not PEM", len(out))
+			return nil, fmt.Errorf("certificate %d: not PEM", n)
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: not a certificate", len(out))
-		}
-		out = append(out, c)
-		b = bytes.TrimSpace(rest)
+		ders[n], b = block.Bytes, bytes.TrimSpace(rest)
 	}
-	if len(out) < 2 {
-		return nil, fmt.Errorf("%d certificates, want two or three", len(out))
+	if n < 2 {
+		return nil, fmt.Errorf("%d certificates, want two or three", n)
 	}
-	return out, nil
+	leaf, err := x509.ParseCertificate(ders[0])
+	if err != nil {
+		return nil, errors.New("certificate 0: not a certificate")
+	}
+	ca, err := x509.ParseCertificate(ders[1])
+	if err != nil {
+		return nil, errors.New("certificate 1: not a certificate")
+	}
+	return &chain{leaf: leaf, ca: ca, root: ders[2]}, nil
 }
 
 // issued says whether parent signed c as Intel does: ECDSA on P-256 by a certification authority of that subject,
@@ -111,8 +121,7 @@ func parsePCK(c *x509.Certificate) (*pck, error) {
 func parseSGX(b []byte) (*pck, error) {
 	var p pck
 	outer := der{rest: b}
-	seq := outer.sequence()
-	seen, bad := eachOID(seq, sgxOID, func(arc byte, value *der) {
+	seen, bad := eachOID(outer.sequence(), sgxOID, func(arc byte, value *der) {
 		switch arc {
 		case 1:
 			p.ppid = value.octets(16)
@@ -155,16 +164,15 @@ func (p *pck) tcb(d *der) {
 
 // eachOID walks over a sequence of pairs of an OID, prefix and one arc, and a value. It returns the arcs it
 // saw; one of 32 and above, or one that comes twice, is bad.
-func eachOID(seq *der, prefix string, read func(arc byte, value *der)) (seen uint32, bad bool) {
+func eachOID(seq der, prefix string, read func(arc byte, value *der)) (seen uint32, bad bool) {
 	for seq.more() {
 		pair := seq.sequence()
-		oid := string(pair.take(tagOID))
-		arc, ok := strings.CutPrefix(oid, prefix)
+		arc, ok := bytes.CutPrefix(pair.take(tagOID), []byte(prefix))
 		if !ok || len(arc) != 1 || arc[0] >= 32 || seen&(1<<arc[0]) != 0 {
 			return seen, true
 		}
 		seen |= 1 << arc[0]
-		read(arc[0], pair)
+		read(arc[0], &pair)
 		if pair.bad || len(pair.rest) != 0 {
 			return seen, true
 		}

@@ -41,6 +41,7 @@ type verification struct {
 	leaf, ca, root *x509.Certificate // nil before they are known
 	pck            *pck
 	rootCRL        *x509.RevocationList
+	issued         []*x509.Certificate // by the root, of those that sign collateral
 	signers        []*x509.Certificate // of the collateral in use
 }
 
@@ -59,6 +60,7 @@ func Verify(quote []byte, endorsements map[string][]byte, in attest.Inputs) (att
 		v.tcb()
 		v.quotingEnclave()
 	}
+	v.eventLog(endorsements[attest.CCEL])
 	return v.claims, errors.Join(v.reasons...)
 }
 
@@ -73,13 +75,13 @@ func (v *verification) platform() {
 		v.refuse(attest.CodeParseEncoding, "quote.pck_chain", err.Error(), "")
 		return
 	}
-	leaf, ca := certs[0], certs[1]
+	leaf, ca := certs.leaf, certs.ca
 	root := v.anchor(ca)
 	switch {
 	case root == nil:
 		v.refuse(attest.CodeChain, "pck_chain[1]", fmt.Sprintf("issuer %q", ca.Issuer.CommonName), "signed by an "+rootName+" of the snapshot")
-	case len(certs) == 3 && !certs[2].Equal(root):
-		v.refuse(attest.CodeChain, "pck_chain[2]", fmt.Sprintf("%q", certs[2].Subject.CommonName), "the root of the snapshot")
+	case certs.root != nil && !bytes.Equal(certs.root, root.Raw):
+		v.refuse(attest.CodeChain, "pck_chain[2]", "another root", "the root of the snapshot")
 		return
 	}
 	if !issued(leaf, ca) {
@@ -368,7 +370,7 @@ func (v *verification) signer(s endorse.SignedJSON) (found *x509.Certificate) {
 	digest := sha256.Sum256(s.Body)
 	for _, x := range v.indexes {
 		for _, c := range x.Certificates {
-			if c.Subject.CommonName != signingName || c.IsCA || !verifyRaw(p256(c), digest, s.Signature) || !issued(c, v.root) {
+			if c.Subject.CommonName != signingName || c.IsCA || !verifyRaw(p256(c), digest, s.Signature) || !v.fromRoot(c) {
 				continue
 			}
 			if found = c; !v.in.Now.Before(c.NotBefore) && !v.in.Now.After(c.NotAfter) {
@@ -377,4 +379,15 @@ func (v *verification) signer(s endorse.SignedJSON) (found *x509.Certificate) {
 		}
 	}
 	return found
+}
+
+func (v *verification) fromRoot(c *x509.Certificate) bool {
+	if slices.Contains(v.issued, c) {
+		return true
+	}
+	ok := issued(c, v.root)
+	if ok {
+		v.issued = append(v.issued, c)
+	}
+	return ok
 }
