@@ -1,10 +1,12 @@
 package attest
 
 import (
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // TPMClaims are what a TPM 2.0 quote says (TPM 2.0 Library, part 2, section 10.12), and what the log of what was
@@ -74,10 +76,26 @@ type TPMPolicy struct {
 	Projects   Set         `yaml:"projects"`    // of Google Cloud, by id; for other TPMs it says nothing
 }
 
-func (p *TPMPolicy) appraise(c *TPMClaims, a *appraisal) {
+// check says what is wrong with a policy whatever the evidence.
+func (p *TPMPolicy) check(a *appraisal) {
 	if len(p.PCRs) == 0 {
 		a.refuse(CodeConfig, "policy.tpm.pcrs", "none", "a register at least")
 	}
+	for _, i := range slices.Sorted(maps.Keys(p.PCRs)) {
+		path := "policy.tpm.pcrs." + strconv.Itoa(i)
+		if i < 0 || i > 23 {
+			a.refuse(CodeConfig, path, "no such register", "0 to 23")
+		}
+		for _, v := range p.PCRs[i].Of {
+			if b, err := hex.DecodeString(v); v != "zero" && (err != nil || len(b) != 32 || strings.ToLower(v) != v) {
+				a.refuse(CodeConfig, path, fmt.Sprintf("%q", v), "64 digits of lower-case hex, or zero")
+			}
+		}
+	}
+}
+
+func (p *TPMPolicy) appraise(c *TPMClaims, a *appraisal) {
+	p.check(a)
 	for _, i := range slices.Sorted(maps.Keys(p.PCRs)) {
 		path := "tpm.pcrs." + strconv.Itoa(i)
 		if got, quoted := c.PCRs[i]; quoted {

@@ -127,10 +127,13 @@ func TestEvidence(t *testing.T) {
 		{"another machine", good, func(_ *attest.Inputs, p *attest.Policy) { p.Machines = attest.SetOf("gce:a/b/1") }, []string{"identity.chip"}},
 		{"row 58 another project", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM.Projects = attest.SetOf("heart") }, []string{"tpm.project"}},
 		{"another register", good, func(_ *attest.Inputs, p *attest.Policy) {
-			p.TPM.PCRs = map[int]attest.Set{7: attest.SetOf("00"), 4: {}}
+			p.TPM.PCRs = map[int]attest.Set{7: attest.SetOf("zero"), 4: {}}
 		}, []string{"pcr.unlisted", "pcr.unlisted"}},
 		{"no register", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM.PCRs = nil }, []string{"config.error"}},
-		{"a register that is not", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM.PCRs = map[int]attest.Set{24: attest.AnySet()} }, []string{"pcr.unlisted"}},
+		{"a register that is not", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM.PCRs = map[int]attest.Set{24: attest.AnySet()} }, []string{"config.error", "pcr.unlisted"}},
+		{"a value that is none", good, func(_ *attest.Inputs, p *attest.Policy) {
+			p.TPM.PCRs = map[int]attest.Set{7: attest.SetOf(strings.ToUpper(cosPCR7))}
+		}, []string{"config.error", "pcr.unlisted"}},
 		{"other firmware", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM.Firmware = attest.SetOf("00") }, []string{"tpm.firmware"}},
 		{"the zero policy", good, func(_ *attest.Inputs, p *attest.Policy) { p.TPM = &attest.TPMPolicy{} }, []string{"config.error", "config.error", "config.error", "tpm.firmware", "tpm.project"}},
 	} {
