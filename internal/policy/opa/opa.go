@@ -50,6 +50,7 @@ const timeout = time.Second
 type Gate struct {
 	query  rego.PreparedEvalQuery
 	digest [32]byte
+	known  *known // nil: each request is evaluated
 }
 
 // engine is an embedded policy and where the extra Rego beside it has its place.
@@ -61,7 +62,11 @@ type engine struct {
 // consilium.extra. One that does not compile strictly, has no `refuse contains reason`, or calls
 // what is not the same each time (the network, chance) is an error.
 func NewCoordinator(ctx context.Context, extra map[string]string) (*Gate, error) {
-	return compile(ctx, engine{"coordinator.rego", "consilium.coordinator", coordinatorRego, "consilium.extra"}, extra)
+	g, err := compile(ctx, engine{"coordinator.rego", "consilium.coordinator", coordinatorRego, "consilium.extra"}, extra)
+	if err == nil && len(extra) == 0 {
+		g.known = &known{}
+	}
+	return g, err
 }
 
 // NewNode compiles a node's policy with the hospital's consent files by name, in package
@@ -151,6 +156,9 @@ func (g *Gate) Digest() [32]byte { return g.digest }
 
 // Decide answers r. After an error the decision is a refusal, and the error says why there is none.
 func (g *Gate) Decide(ctx context.Context, r policy.Request) (policy.Decision, error) {
+	if d, ok := g.known.find(r); ok {
+		return d, nil
+	}
 	in, err := input(r)
 	if err != nil {
 		return policy.Decision{Policy: g.digest}, fmt.Errorf("deciding on %q: %w", r.Method, err)
@@ -159,6 +167,7 @@ func (g *Gate) Decide(ctx context.Context, r policy.Request) (policy.Decision, e
 	if err != nil {
 		return policy.Decision{Policy: g.digest}, fmt.Errorf("deciding on %q: %w", r.Method, err)
 	}
+	g.known.add(r, d)
 	return d, nil
 }
 

@@ -606,11 +606,20 @@ func BenchmarkDecide(b *testing.B) {
 	many.Target.Members = members
 	deny := request("/consilium.v1.RoundService/Send", node(), "ended")
 	deny.Peer.SVID = false
+	g := gate(b, nil)
+	b.Run("known", func(b *testing.B) {
+		for b.Loop() {
+			if d, err := g.Decide(b.Context(), allow); err != nil || !d.Allow {
+				b.Fatal(d, err)
+			}
+		}
+	})
+	g.known = nil
 	for name, r := range map[string]policy.Request{"allow": allow, "allow of 100": many, "deny": deny} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if d, err := gateOnce.Decide(b.Context(), r); err != nil || d.Allow != (name != "deny") {
+				if d, err := g.Decide(b.Context(), r); err != nil || d.Allow != (name != "deny") {
 					b.Fatal(d, err)
 				}
 			}
