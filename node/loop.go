@@ -127,9 +127,14 @@ func (s *serving) item(ctx context.Context, it transport.FollowItem) error {
 	if err := s.enrolled(it.Enrolments); err != nil {
 		return err
 	}
-	leaves, err := s.promised(ctx, it.Promises)
+	charges, unfit := s.charges(it.Message)
+	leaves, err := s.promised(ctx, it.Promises, charges)
 	if err != nil {
 		return err
+	}
+	if unfit != nil {
+		s.log.Warn("proposal refused", "round", s.round.number, "error", unfit)
+		it.Message = nil
 	}
 	if it.Checkpoint != nil {
 		s.checkpoint(it.Checkpoint)
@@ -175,10 +180,10 @@ func (s *serving) cosigner(e study.Enrolment) {
 
 func (s *serving) origin() string { return audit.Origin(s.node.deps.Consortium.Name, s.digest) }
 
-// promised remembers promises and returns their leaves; that of the own boot leaf starts the check of the
-// own ledger against the log.
-func (s *serving) promised(ctx context.Context, raw [][]byte) ([]audit.Leaf, error) {
-	var ps []audit.Promised
+// promised remembers promises, those of a proposal's charges with them, in one write, and returns the leaves of
+// the others; that of the own boot leaf starts the check of the own ledger against the log.
+func (s *serving) promised(ctx context.Context, raw [][]byte, charges []audit.Promised) ([]audit.Leaf, error) {
+	ps := charges
 	var leaves []audit.Leaf
 	for _, b := range raw {
 		p, leaf, err := audit.ParsePromised(b, s.origin(), s.node.deps.Consortium.Log)

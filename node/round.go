@@ -29,14 +29,6 @@ func (s *serving) message(ctx context.Context, m aggregate.Signed, leaves []audi
 		return nil
 	case s.round == nil:
 		return nil
-	case m.Kind == "proposal":
-		if err := s.chargesPromised(m); err != nil {
-			s.log.Warn("proposal refused", "round", s.round.number, "error", err)
-			if errors.Is(err, audit.ErrForked) {
-				return s.doubt(err)
-			}
-			return nil
-		}
 	}
 	return s.step(aggregate.Received{Message: m})
 }
@@ -105,34 +97,37 @@ func (s *serving) mayBegin(ctx context.Context, m aggregate.Signed, number uint6
 	return member, s.consents(ctx)
 }
 
-// chargesPromised checks that the log has promised the charge of every contribution to a proposed set:
-// a voter holds those promises, so that a hospital whose ledger was rolled back finds its charge in the log.
-func (s *serving) chargesPromised(m aggregate.Signed) error {
-	msg, err := aggregate.Parse(m)
+// charges are the log's promises of the charge of every contribution to a proposed set; nil for another message.
+// A voter holds them, so that a hospital whose ledger was rolled back finds its charge in the log.
+func (s *serving) charges(m *aggregate.Signed) ([]audit.Promised, error) {
+	if s.round == nil || m == nil || m.Kind != "proposal" {
+		return nil, nil
+	}
+	msg, err := aggregate.Parse(*m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, ok := msg.(aggregate.Proposal)
 	if !ok {
-		return fmt.Errorf("got a %T", msg)
+		return nil, fmt.Errorf("got a %T", msg)
 	}
 	promises := make([]audit.Promised, 0, len(p.Contributions))
 	for _, part := range p.Contributions {
 		promise, leaf, err := audit.ParsePromised(part.Promise, s.origin(), s.node.deps.Consortium.Log)
 		if err != nil {
-			return fmt.Errorf("the promise for %q: %w", part.Upload.From, err)
+			return nil, fmt.Errorf("the promise for %q: %w", part.Upload.From, err)
 		}
 		up, err := aggregate.Parse(part.Upload)
 		if err != nil {
-			return fmt.Errorf("the upload of %q: %w", part.Upload.From, err)
+			return nil, fmt.Errorf("the upload of %q: %w", part.Upload.From, err)
 		}
 		u, ok := up.(aggregate.Upload)
 		if !ok || leaf.Kind != audit.Charge || leaf.Subject != string(part.Upload.From) || leaf.Round != s.round.number || leaf.Object != signed.Digest(u.Charge) {
-			return fmt.Errorf("the promise for %q is not about its charge", part.Upload.From)
+			return nil, fmt.Errorf("the promise for %q is not about its charge", part.Upload.From)
 		}
 		promises = append(promises, promise)
 	}
-	return s.auditor.Expect(promises...)
+	return promises, nil
 }
 
 func (s *serving) memberConfig() aggregate.MemberConfig {
@@ -160,12 +155,15 @@ func (s *serving) begin(ctx context.Context, m *aggregate.Member) {
 	s.startSending(ctx)
 }
 
-// endRound forgets a round that is over. The next one writes over its spool.
+// endRound forgets a round that is over, and voids its spool.
 func (r *runner) endRound() {
 	if r.round == nil {
 		return
 	}
 	r.round.forget()
+	if err := r.spool.void(); err != nil {
+		r.log.Warn("the spool of a round that is over still counts", "error", err)
+	}
 	r.round = nil
 }
 

@@ -91,6 +91,23 @@ func (s spool) whole(digest [32]byte) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
+// void lets what is there count no more, for its round is over. It need not last: after a power cut the words
+// may be sent once again, and are refused.
+func (s spool) void() error {
+	f, err := os.OpenFile(s.path(), os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("voiding the spool: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, min(info.Size(), 4<<10)), 0)
+	}
+	return errors.Join(err, f.Close())
+}
+
 // remove removes it: no round needs it any more.
 func (s spool) remove() error {
 	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -204,8 +204,13 @@ func TestSpoolWhole(t *testing.T) {
 	if size != int64(len(words)) {
 		t.Errorf("%d bytes, want %d", size, len(words))
 	}
+	ok(t, s.void())
+	if _, _, err := s.whole(digest); err == nil {
+		t.Error("a spool whose round is over is whole")
+	}
 	ok(t, s.remove())
 	ok(t, s.remove())
+	ok(t, s.void())
 }
 
 func TestLastRoundIsKept(t *testing.T) {
