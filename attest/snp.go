@@ -146,7 +146,7 @@ func (p SNPPlatform) MarshalJSON() ([]byte, error) {
 
 // snpBitsOf names the bits of v; one without a name is called by its number.
 func snpBitsOf(v uint64, names []string) []string {
-	out := []string{}
+	out := make([]string, 0, 8)
 	for i := 0; v != 0; i, v = i+1, v>>1 {
 		if v&1 == 0 {
 			continue
@@ -188,8 +188,9 @@ const (
 // OpenAdvisories lists what the reported patch levels leave open, of what is known here.
 func (c *SNPClaims) OpenAdvisories() []SNPAdvisory {
 	var out []SNPAdvisory
+	cpu := c.rule()
 	for _, k := range snpAdvisories {
-		if k.cpu != c.rule() {
+		if k.cpu != cpu {
 			continue
 		}
 		for _, part := range c.TCB.Reported.parts() {
@@ -275,14 +276,16 @@ func (p *SNPPolicy) check(a *appraisal) {
 	if _, ok := snpVersion(p.MinABI, 2); !ok {
 		a.refuse(CodeConfig, "policy.snp.min_abi", fmt.Sprintf("%q", p.MinABI), "major.minor")
 	}
-	for _, cpu := range slices.Sorted(maps.Keys(p.TCB)) {
+	before := len(a.reasons)
+	for cpu, rule := range p.TCB {
 		if !snpRuleName(cpu) {
 			a.refuse(CodeConfig, "policy.snp.tcb", fmt.Sprintf("%q", cpu), "family/model/stepping in hex, milan or genoa")
 		}
-		if _, ok := snpVersion(p.TCB[cpu].Firmware, 3); !ok {
-			a.refuse(CodeConfig, "policy.snp.tcb."+cpu+".firmware", fmt.Sprintf("%q", p.TCB[cpu].Firmware), "major.minor.build")
+		if _, ok := snpVersion(rule.Firmware, 3); !ok {
+			a.refuse(CodeConfig, "policy.snp.tcb."+cpu+".firmware", fmt.Sprintf("%q", rule.Firmware), "major.minor.build")
 		}
 	}
+	slices.SortFunc(a.reasons[before:], func(x, y Reason) int { return strings.Compare(x.Path+x.Got, y.Path+y.Got) })
 }
 
 func (b SNPBits) check(a *appraisal, path string, allow, require []string) {
@@ -407,12 +410,11 @@ func (p *SNPPolicy) tcb(c *SNPClaims, a *appraisal) {
 		a.refuse(CodeTCBUnlisted, "snp.cpu", fmt.Sprintf("%q", c.rule()), fmt.Sprintf("one of %q", slices.Sorted(maps.Keys(p.TCB))))
 		return
 	}
-	open := c.OpenAdvisories()
 	reported, launch := c.TCB.Reported.parts(), c.TCB.Launch.parts()
 	launchMin := rule.Launch.parts()
 	for i, least := range rule.Minimum.parts() {
 		if got := reported[i]; got.level < least.level {
-			a.refuse("tcb."+got.name+codeTCBBelowMinimum, "snp.tcb.reported."+got.name, strconv.Itoa(int(got.level)), strconv.Itoa(int(least.level))+snpNamed(open, got.name, least.level))
+			a.refuse("tcb."+got.name+codeTCBBelowMinimum, "snp.tcb.reported."+got.name, strconv.Itoa(int(got.level)), strconv.Itoa(int(least.level))+c.closedBy(got.name, least.level))
 		}
 		if got := launch[i]; got.level < launchMin[i].level {
 			a.below(CodeTCBLaunch, "snp.tcb.launch."+got.name, uint32(got.level), uint32(launchMin[i].level))
@@ -431,10 +433,10 @@ func (a *appraisal) mitigations(path string, got, want uint64) {
 	}
 }
 
-// snpNamed adds the advisories that the wanted level closes.
-func snpNamed(open []SNPAdvisory, component string, level uint8) string {
+// closedBy names the advisories that a level of a component would close.
+func (c *SNPClaims) closedBy(component string, level uint8) string {
 	var ids []string
-	for _, o := range open {
+	for _, o := range c.OpenAdvisories() {
 		if o.Component == component && o.Want <= level {
 			ids = append(ids, o.ID)
 		}

@@ -73,18 +73,18 @@ func newKey(cert *x509.Certificate, path string) (*key, error) {
 // readNames takes kind and line from the names: a VCEK is of SEV-VCEK by SEV-Milan, a VLEK of SEV-VLEK by
 // SEV-VLEK-Milan.
 func (k *key) readNames(path string) error {
-	line, ok := strings.CutPrefix(k.cert.Issuer.CommonName, "SEV-")
-	if ok {
-		k.signer = attest.SignerVCEK
-		if l, vlek := strings.CutPrefix(line, "VLEK-"); vlek {
-			line, k.signer = l, attest.SignerVLEK
+	for line, n := range names {
+		switch k.cert.Issuer.CommonName {
+		case n.ask:
+			k.line, k.signer = line, attest.SignerVCEK
+		case n.asvk:
+			k.line, k.signer = line, attest.SignerVLEK
 		}
 	}
-	if line != milan && line != genoa && line != turin {
+	if k.line == "" {
 		return attest.Reason{Code: attest.CodeChain, Path: path + ".issuer", Got: fmt.Sprintf("%q", k.cert.Issuer.CommonName), Want: "SEV-Milan, SEV-VLEK-Milan or the like"}
 	}
-	k.line = line
-	if want := "SEV-" + strings.ToUpper(k.signer); k.cert.Subject.CommonName != want {
+	if want := subject(k.signer); k.cert.Subject.CommonName != want {
 		return attest.Reason{Code: attest.CodeCertKind, Path: path + ".subject", Got: fmt.Sprintf("%q", k.cert.Subject.CommonName), Want: fmt.Sprintf("%q", want)}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"strings"
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
@@ -21,38 +20,31 @@ type chain struct{ leaf, ask, ark *x509.Certificate }
 // findChain looks for the intermediate in the snapshot and in what the evidence brought, for the root in the snapshot
 // alone.
 func findChain(k *key, endorsements map[string][]byte, in attest.Inputs) (chain, error) {
-	arkName := "ARK-" + k.line
+	want := names[k.line].ark
 	index := in.Trust.Index()
 	candidates := index.Certificates
-	if c, err := x509.ParseCertificate(endorsements["ask"]); err == nil {
-		candidates = append([]*x509.Certificate{c}, candidates...)
-	}
-	var roots []*x509.Certificate
-	for _, c := range index.Anchors() {
-		if c.Subject.CommonName == arkName {
-			roots = append(roots, c)
+	if der := endorsements["ask"]; der != nil {
+		// One that does not parse is no candidate: the snapshot may have the right one.
+		if c, err := x509.ParseCertificate(der); err == nil {
+			candidates = append([]*x509.Certificate{c}, candidates...)
 		}
-	}
-	if len(roots) == 0 {
-		return chain{}, attest.Reason{Code: attest.CodeChain, Path: "trust", Got: "no root " + arkName, Want: "the root of " + k.line}
 	}
 	found := "none"
 	for _, ask := range candidates {
 		if ask.Subject.CommonName != k.cert.Issuer.CommonName {
 			continue
 		}
-		found = "one that did not sign it"
-		if !signedBy(k.cert, ask) {
+		if found = "one that did not sign it"; !signedBy(k.cert, ask) {
 			continue
 		}
-		for _, ark := range roots {
-			if ask.Issuer.CommonName == arkName && signedBy(ask, ark) {
+		found = "one that no root of the snapshot signed"
+		for _, ark := range index.Anchors() {
+			if ark.Subject.CommonName == want && ask.Issuer.CommonName == want && signedBy(ask, ark) {
 				return chain{k.cert, ask, ark}, nil
 			}
 		}
-		found = "one that no root signed"
 	}
-	return chain{}, attest.Reason{Code: attest.CodeChain, Path: "certificate", Got: fmt.Sprintf("as issuer %q %s", k.cert.Issuer.CommonName, found), Want: "a chain to " + arkName}
+	return chain{}, attest.Reason{Code: attest.CodeChain, Path: "certificate", Got: fmt.Sprintf("as issuer %q %s", k.cert.Issuer.CommonName, found), Want: "a chain to " + want}
 }
 
 // signedBy holds for RSA-PSS with SHA-384 by an authority with a long key.
@@ -82,8 +74,7 @@ func (c chain) checkTime(now time.Time) (until time.Time, err error) {
 
 // checkRevoked looks for root and intermediate in every list that the root signed. The newest is the one whose age
 // counts. Without one it says so in the claims.
-func (c chain) checkRevoked(in attest.Inputs, claims *attest.Claims) error {
-	name := "crl:" + strings.ToLower(c.ark.Subject.CommonName)
+func (c chain) checkRevoked(name string, in attest.Inputs, claims *attest.Claims) error {
 	var newest *x509.RevocationList
 	var revoked error
 	for _, list := range in.Trust.Index().CRLs {

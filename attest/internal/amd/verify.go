@@ -5,10 +5,9 @@ package amd
 import (
 	"crypto/ecdsa"
 	"crypto/sha512"
+	"encoding/asn1"
 	"errors"
 	"fmt"
-	"math/big"
-	"slices"
 	"strings"
 
 	"github.com/consilium-fl/consilium/attest"
@@ -34,7 +33,7 @@ func Verify(report []byte, endorsements map[string][]byte, in attest.Inputs) (at
 		return c, err
 	}
 	until, expired := way.checkTime(in.Now)
-	if err := errors.Join(expired, way.checkRevoked(in, &c), r.checkSignature(k), r.checkMask()); err != nil {
+	if err := errors.Join(expired, way.checkRevoked(names[k.line].crl, in, &c), r.checkSignature(k), r.checkMask()); err != nil {
 		return c, err
 	}
 	if err := r.checkCertificate(k); err != nil {
@@ -73,7 +72,7 @@ func (r *Report) findKey(endorsements map[string][]byte, in attest.Inputs) (*key
 		}
 	}
 	for _, c := range in.Trust.Index().Certificates {
-		if c.Subject.CommonName != "SEV-"+strings.ToUpper(r.Signer) {
+		if c.Subject.CommonName != subject(r.Signer) {
 			continue
 		}
 		if k, err := newKey(c, "trust"); err == nil && r.fits(k) == nil && r.checkCertificate(k) == nil {
@@ -101,24 +100,44 @@ func (r *Report) fits(k *key) error {
 	return errors.Join(errs...)
 }
 
-// checkSignature is ECDSA P-384 over SHA-384 of what precedes the signature. Both numbers are little endian and 72
-// bytes long; what P-384 does not need of them is zero.
+// checkSignature is ECDSA P-384 over SHA-384 of what precedes the signature.
 func (r *Report) checkSignature(k *key) error {
 	digest := sha512.Sum384(r.raw[:signedSize])
-	rr, rok := scalar(r.raw[offR:offS])
-	ss, sok := scalar(r.raw[offS : offS+scalarSize])
-	if !rok || !sok || !ecdsa.Verify(k.public, digest[:], rr, ss) {
+	der, ok := signatureDER(r.raw[offR:])
+	if !ok || !ecdsa.VerifyASN1(k.public, digest[:], der) {
 		return attest.Reason{Code: attest.CodeSignature, Path: "report[0x2a0:0x330]", Got: "no signature by the key of the certificate", Want: "one over report[0x0:0x2a0]"}
 	}
 	return nil
 }
 
-// scalar reads a number from 1 to below the order, as ecdsa.Verify checks again.
-func scalar(b []byte) (*big.Int, bool) {
-	const size = 48
-	be := [size]byte(b)
-	slices.Reverse(be[:])
-	return new(big.Int).SetBytes(be[:]), zero(b[size:])
+// signatureDER writes r and s as X9.62 has them. A report has them little endian and 72 bytes long; what P-384 does not
+// need of those is zero.
+func signatureDER(b []byte) ([]byte, bool) {
+	const used = 48
+	der := make([]byte, 2, 2+2*(2+1+used))
+	for range 2 {
+		if !zero(b[used:scalarSize]) {
+			return nil, false
+		}
+		n := used
+		for n > 1 && b[n-1] == 0 {
+			n--
+		}
+		size := n
+		if b[n-1] >= 0x80 {
+			size++
+		}
+		der = append(der, asn1.TagInteger, byte(size))
+		if size > n {
+			der = append(der, 0)
+		}
+		for ; n > 0; n-- {
+			der = append(der, b[n-1])
+		}
+		b = b[scalarSize:]
+	}
+	der[0], der[1] = asn1.TagSequence|0x20, byte(len(der)-2)
+	return der, true
 }
 
 // checkMask refuses a chip that hides its name or its key and signs with its VCEK all the same: firmware that masks
