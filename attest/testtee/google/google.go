@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -26,14 +27,42 @@ func Now() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
 // Kid names the leaf's key in a JWKS.
 const Kid = "2Ssf_M3oeNfWhYguTpKEs1lrMZNOWP6muiYLENXtC4k"
 
-// Keys of a root, an intermediate and a leaf; once made they serve every PKI of a test binary but for its stranger's.
-var keys, strangers = sync.OnceValue(makeKeys), sync.OnceValue(makeKeys)
+// The keys of a leaf, an intermediate and a root, made of primes that lie so far from where a hash of their names
+// says: whoever reads this has them, and every process of a fuzzer has the same.
+var (
+	keys      = makeKeys("google", [3][2]int64{{446, 564}, {94, 252}, {834, 1222}})
+	strangers = makeKeys("stranger", [3][2]int64{{1712, 2222}, {584, 420}, {2080, 370}})
+)
 
-func makeKeys() (out [3]*rsa.PrivateKey) {
-	for i := range out {
-		out[i] = must(rsa.GenerateKey(rand.Reader, 2048))
+func makeKeys(who string, distances [3][2]int64) func() [3]*rsa.PrivateKey {
+	return sync.OnceValue(func() (out [3]*rsa.PrivateKey) {
+		for at, d := range distances {
+			p, q := prime(fmt.Sprintf("%s %d p ", who, at), d[0]), prime(fmt.Sprintf("%s %d q ", who, at), d[1])
+			out[at] = keyOf(p, q)
+		}
+		return out
+	})
+}
+
+// prime is 1024 bits long.
+func prime(name string, distance int64) *big.Int {
+	high, low := sha512.Sum512([]byte(name+"0")), sha512.Sum512([]byte(name+"1"))
+	high[0] |= 0xc0 // so that the product of two has 2048 bits
+	low[63] |= 1
+	n := new(big.Int).SetBytes(append(high[:], low[:]...))
+	return n.Add(n, big.NewInt(distance))
+}
+
+func keyOf(p, q *big.Int) *rsa.PrivateKey {
+	one := big.NewInt(1)
+	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
+	k := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537}, Primes: []*big.Int{p, q}}
+	k.D = new(big.Int).ModInverse(big.NewInt(int64(k.E)), phi)
+	k.Precompute()
+	if err := k.Validate(); err != nil {
+		panic("google: " + err.Error())
 	}
-	return out
+	return k
 }
 
 func must[T any](v T, err error) T {
