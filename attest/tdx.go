@@ -188,15 +188,15 @@ func (p *TDXPolicy) appraise(c *TDXClaims, a *appraisal) {
 	if c.Platform == nil {
 		a.refuse(CodeCollateralMissing, "collateral.tcb_info", "none", "TCB info of FMSPC "+c.FMSPC.String())
 	} else {
-		p.half(a, "platform", p.Platform, c.Platform)
+		p.half(a, tdxPlatform, p.Platform, c.Platform)
 	}
 	if c.Module != nil {
-		p.half(a, "module", p.Module, c.Module)
+		p.half(a, tdxModule, p.Module, c.Module)
 	}
 	if c.QE == nil {
 		a.refuse(CodeCollateralMissing, "collateral.qe_identity", "none", "an identity of the quoting enclave")
 	} else {
-		p.half(a, "qe", p.QE, c.QE)
+		p.half(a, tdxQE, p.QE, c.QE)
 	}
 	a.inBytes(p.Attributes, CodeTDXAttributes, "tdx.attributes", c.Attributes)
 	a.inBytes(p.XFAM, CodeTDXXFAM, "tdx.xfam", c.XFAM)
@@ -213,15 +213,23 @@ func (p *TDXPolicy) appraise(c *TDXClaims, a *appraisal) {
 	p.events(c, a)
 }
 
+// The halves of the TCB, and what certifies them, as paths.
+const (
+	tdxPlatform = "tdx.platform"
+	tdxModule   = "tdx.module"
+	tdxQE       = "tdx.qe"
+)
+
 // half judges one level of the collateral, and names every component that is short of the newest.
-func (p *TDXPolicy) half(a *appraisal, name string, accept Set, t *TDXTCB) {
-	path, refused := "tdx."+name, ""
+func (p *TDXPolicy) half(a *appraisal, path string, accept Set, t *TDXTCB) {
+	code := func(of string) string { return "tcb." + strings.TrimPrefix(path, "tdx.") + "." + of }
+	refused := ""
 	switch {
 	case t.Status == "":
 		refused = CodeTCBNoLevel
 		a.refuse(refused, path, "no level matches", "a level of Intel's")
 	case t.Status == TDXRevoked || !accept.Has(t.Status):
-		refused = "tcb." + name + "." + tdxStatus[t.Status]
+		refused = code(tdxStatus[t.Status])
 		a.refuse(refused, path+".status", t.String(), accept.String())
 	case accept.Any:
 		a.skip(path + ".status")
@@ -232,14 +240,14 @@ func (p *TDXPolicy) half(a *appraisal, name string, accept Set, t *TDXTCB) {
 		}
 	} else if t.Status != TDXUpToDate {
 		for _, advisory := range t.Advisories {
-			a.in(p.Advisories, "tcb."+name+".advisory", path+".advisories", advisory)
+			a.in(p.Advisories, code("advisory"), path+".advisories", advisory)
 		}
 	}
 	if t.EvaluationNumber < p.MinEvaluation {
 		a.refuse(CodeCollateralRollback, path+".evaluation_number", strconv.Itoa(t.EvaluationNumber), "at least "+strconv.Itoa(p.MinEvaluation))
 	}
 	if t.Status != "" && p.MinTCBDate != "any" && t.Date < p.MinTCBDate {
-		a.refuse("tcb."+name+".date", path+".date", fmt.Sprintf("%q", t.Date), "at least "+p.MinTCBDate)
+		a.refuse(code("date"), path+".date", fmt.Sprintf("%q", t.Date), "at least "+p.MinTCBDate)
 	}
 }
 

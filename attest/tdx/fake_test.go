@@ -40,31 +40,54 @@ func newWorld(change func(*x509.Certificate)) *world {
 	return w
 }
 
-func (w *world) check(t testing.TB) attest.Result {
-	t.Helper()
-	if w.quoted == nil {
-		w.quoted = w.intel
+// sample is a quote with the folder, the moment, the binding and the policy that it is judged by.
+type sample struct {
+	evidence attest.Evidence
+	files    map[string][]byte
+	now      time.Time
+	want     [64]byte
+	policy   attest.Policy
+}
+
+func (w *world) sample() sample {
+	s := sample{now: w.now, want: w.td.ReportData, files: w.intel.Trust(w.machine)}
+	if w.want != nil {
+		s.want = *w.want
 	}
 	if w.log != nil {
 		w.endorsements = map[string][]byte{attest.CCEL: w.log.Bytes}
 	}
-	quote := w.quoted.Quote(w.quoted.PCK(w.machine), w.td)
-	files := w.intel.Trust(w.machine)
-	files[fake.TCBInfoFile], files[fake.QEIdentityFile] = w.intel.TCBInfo(w.tcb), w.intel.QEIdentity(w.qe)
+	signer := w.signer()
+	s.evidence = attest.Evidence{Format: attest.FormatTDX, Statement: signer.Quote(signer.PCK(w.machine), w.td), Endorsements: w.endorsements}
+	s.files[fake.TCBInfoFile], s.files[fake.QEIdentityFile] = w.intel.TCBInfo(w.tcb), w.intel.QEIdentity(w.qe)
 	if w.files != nil {
-		w.files(files)
+		w.files(s.files)
 	}
-	p := exact(w.intel.Quote(w.intel.PCK(w.machine), fake.NewTD(bound())))
-	p.Revocation = true
+	s.policy = exact(w.intel.Quote(w.intel.PCK(w.machine), fake.NewTD(bound())))
+	s.policy.Revocation = true
 	if w.edit != nil {
-		w.edit(&p)
+		w.edit(&s.policy)
 	}
-	in := attest.Inputs{Now: w.now, Trust: snapshot(t, files), ReportData: w.want}
-	if in.ReportData == nil {
-		data := w.td.ReportData
-		in.ReportData = &data
+	return s
+}
+
+func (s sample) check(t testing.TB) attest.Result {
+	t.Helper()
+	in := attest.Inputs{Now: s.now, Trust: snapshot(t, s.files), ReportData: &s.want}
+	return attest.NewVerifiers(tdx.NewVerifier()).Check(s.evidence, in, s.policy)
+}
+
+func (w *world) check(t testing.TB) attest.Result {
+	t.Helper()
+	return w.sample().check(t)
+}
+
+// signer is whoever certifies the platform.
+func (w *world) signer() *fake.Intel {
+	if w.quoted == nil {
+		return w.intel
 	}
-	return attest.NewVerifiers(tdx.NewVerifier()).Check(attest.Evidence{Format: attest.FormatTDX, Statement: quote, Endorsements: w.endorsements}, in, p)
+	return w.quoted
 }
 
 // fakes are rows of the table of negative cases, and of the rules of Intel's service, that no real file shows.
@@ -195,15 +218,15 @@ var fakes = []struct {
 		w.endorsements = map[string][]byte{"collateral": collateral(w.quoted, w.machine)}
 	}, []string{attest.CodeChain, attest.CodeCollateralMissing}},
 	{"row 37 no root in the chain", func(w *world) {
-		w.td.Chain = blocks(w.quoted0().PCK(w.machine).PEM(), 0, 1)
+		w.td.Chain = blocks(w.signer().PCK(w.machine).PEM(), 0, 1)
 	}, []string{attest.CodeQESignature}},
-	{"row 37 root before the intermediate", func(w *world) { w.td.Chain = blocks(w.quoted0().PCK(w.machine).PEM(), 0, 2, 1) }, []string{attest.CodeChain, attest.CodeCollateralMissing}},
-	{"row 37 leaf alone", func(w *world) { w.td.Chain = blocks(w.quoted0().PCK(w.machine).PEM(), 0) }, []string{attest.CodeParseEncoding, attest.CodeCollateralMissing}},
-	{"row 37 four certificates", func(w *world) { w.td.Chain = blocks(w.quoted0().PCK(w.machine).PEM(), 0, 1, 2, 2) }, []string{attest.CodeParseEncoding, attest.CodeCollateralMissing}},
+	{"row 37 root before the intermediate", func(w *world) { w.td.Chain = blocks(w.signer().PCK(w.machine).PEM(), 0, 2, 1) }, []string{attest.CodeChain, attest.CodeCollateralMissing}},
+	{"row 37 leaf alone", func(w *world) { w.td.Chain = blocks(w.signer().PCK(w.machine).PEM(), 0) }, []string{attest.CodeParseEncoding, attest.CodeCollateralMissing}},
+	{"row 37 four certificates", func(w *world) { w.td.Chain = blocks(w.signer().PCK(w.machine).PEM(), 0, 1, 2, 2) }, []string{attest.CodeParseEncoding, attest.CodeCollateralMissing}},
 	{"row 37 text between", func(w *world) {
-		w.td.Chain = bytes.Replace(w.quoted0().PCK(w.machine).PEM(), []byte("-----\n-----BEGIN"), []byte("-----\n# comment\n-----BEGIN"), 1)
+		w.td.Chain = bytes.Replace(w.signer().PCK(w.machine).PEM(), []byte("-----\n-----BEGIN"), []byte("-----\n# comment\n-----BEGIN"), 1)
 	}, []string{attest.CodeParseEncoding, attest.CodeCollateralMissing}},
-	{"row 46 the PCK of another platform", func(w *world) { w.td.Chain = w.quoted0().PCK(w.machine).PEM() }, []string{attest.CodeQESignature}},
+	{"row 46 the PCK of another platform", func(w *world) { w.td.Chain = w.signer().PCK(w.machine).PEM() }, []string{attest.CodeQESignature}},
 	{"row 40 data of the quoting enclave", func(w *world) { w.td.ChangeReport = func(b []byte) { b[320] ^= 1 } }, []string{attest.CodeSignature}},
 	{"row 40 rest of the quoting enclave's data", func(w *world) { w.td.ChangeReport = func(b []byte) { b[383] ^= 1 } }, []string{attest.CodeSignature}},
 
@@ -230,14 +253,6 @@ var fakes = []struct {
 		attest.CodeTDXMROwner, attest.CodeTDXMROwnerConfig, attest.CodeTDXServiceTD, attest.CodeRTMRUnlisted,
 	}},
 	{"no block in the policy", func(w *world) { w.edit = func(p *attest.Policy) { p.TDX = nil } }, []string{attest.CodeConfig}},
-}
-
-// quoted0 is whoever signs the platform.
-func (w *world) quoted0() *fake.Intel {
-	if w.quoted == nil {
-		return w.intel
-	}
-	return w.quoted
 }
 
 func zeroModule(t *fake.TCBInfo) {
@@ -431,9 +446,84 @@ func TestWhatIsBehind(t *testing.T) {
 		`tcb.platform.out_of_date: tdx.platform.status, got "OutOfDate" of 2024-03-13, INTEL-SA-01036 INTEL-SA-01099, want one of ["UpToDate"]`,
 		`tcb.platform.out_of_date: tdx.platform.sgx[0] Early Microcode Update, got 6, want 7`,
 		`tcb.module.out_of_date: tdx.module.status, got "OutOfDate" of 2024-03-13, INTEL-SA-01036 INTEL-SA-01099, want one of ["UpToDate"]`,
-		`tcb.module.out_of_date: tdx.module.module TDX_01, got 4, want 6`,
+		`tcb.module.out_of_date: tdx.module.TDX_01, got 4, want 6`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// withLog boots a TD that measures, with any value of the registers taken that a log leads to.
+func withLog(change func(*fake.EventLog)) func(*world) {
+	return func(w *world) {
+		w.log = fake.NewEventLog()
+		w.log.Measure(0, 0xa, [48]byte{1}, []byte("ACPI DATA"))
+		w.log.Measure(0, 0x4, sha512.Sum384(make([]byte, 4)), make([]byte, 4))
+		w.log.Measure(2, 0xd, sha512.Sum384([]byte("quiet")), []byte("kernel_cmdline: quiet\x00"))
+		if change != nil {
+			change(w.log)
+		}
+		w.td.RTMR = w.log.RTMR
+		w.edit = func(p *attest.Policy) {
+			p.TDX.RTMR0, p.TDX.RTMR1, p.TDX.RTMR2, p.TDX.RTMR3 = attest.AnySet(), attest.AnySet(), attest.AnySet(), attest.AnySet()
+			p.TDX.Events = attest.SetOf(attest.TDXEventACPI, attest.TDXEventKernelCmdline)
+		}
+	}
+}
+
+func TestEventLog(t *testing.T) {
+	then := func(first, second func(*world)) func(*world) { return func(w *world) { first(w); second(w) } }
+	for _, c := range []struct {
+		name   string
+		change func(*world)
+		codes  []string
+	}{
+		{"it leads to the registers", withLog(nil), nil},
+		{"none", then(withLog(nil), func(w *world) { w.log = nil }), []string{attest.CodeRTMRReplay, attest.CodeRTMRUnmeasured}},
+		{"none, where registers are listed", then(withLog(nil), func(w *world) {
+			rtmr := w.td.RTMR
+			w.log = nil
+			w.edit = func(p *attest.Policy) {
+				p.TDX.RTMR0, p.TDX.RTMR2, p.TDX.RTMR1, p.TDX.RTMR3 = attest.SetOf(hex.EncodeToString(rtmr[0][:])), attest.SetOf(hex.EncodeToString(rtmr[2][:])), attest.SetOf("zero"), attest.SetOf("zero")
+			}
+		}), nil},
+		{"a register went on without it", then(withLog(nil), func(w *world) { w.td.RTMR[2][0] ^= 1 }), []string{attest.CodeRTMRMismatch, attest.CodeRTMRUnmeasured}},
+		{"a register that it does not name", then(withLog(nil), func(w *world) { w.td.RTMR[3][0] = 1 }), []string{attest.CodeRTMRReplay}},
+		{"an event more", withLog(func(l *fake.EventLog) { l.Write(0, 0x4, sha512.Sum384(nil), nil) }), []string{attest.CodeRTMRMismatch, attest.CodeRTMRUnmeasured}},
+		{"ACPI tables outside it", withLog(func(l *fake.EventLog) {
+			*l = *fake.NewEventLog()
+			l.Measure(2, 0xd, sha512.Sum384([]byte("quiet")), []byte("kernel_cmdline: quiet\x00"))
+		}), []string{attest.CodeRTMRUnmeasured}},
+		{"an environment loaded after the measurement", withLog(func(l *fake.EventLog) {
+			*l = *fake.NewEventLog()
+			l.Measure(0, 0xa, [48]byte{1}, []byte("ACPI DATA"))
+		}), []string{attest.CodeRTMRUnmeasured}},
+		{"a command line that was not the one measured", withLog(func(l *fake.EventLog) {
+			*l = *fake.NewEventLog()
+			l.Measure(0, 0xa, [48]byte{1}, []byte("ACPI DATA"))
+			l.Measure(2, 0xd, sha512.Sum384([]byte("init=/bin/sh")), []byte("kernel_cmdline: quiet\x00"))
+		}), []string{attest.CodeRTMRUnmeasured}},
+		{"no log", then(withLog(nil), func(w *world) { w.log.Bytes = []byte("no log") }), []string{attest.CodeParseBounds, attest.CodeRTMRReplay, attest.CodeRTMRUnmeasured}},
+		{"optional", then(withLog(nil), func(w *world) {
+			w.log = nil
+			edit := w.edit
+			w.edit = func(p *attest.Policy) { edit(p); p.TDX.Replay, p.TDX.Events = attest.Optional, attest.Set{} }
+		}), nil},
+		{"a policy of any event", then(withLog(nil), func(w *world) {
+			edit := w.edit
+			w.edit = func(p *attest.Policy) { edit(p); p.TDX.Events = attest.AnySet() }
+		}), []string{attest.CodeConfig}},
+		{"a policy of an unknown event", then(withLog(nil), func(w *world) {
+			edit := w.edit
+			w.edit = func(p *attest.Policy) { edit(p); p.TDX.Events = attest.SetOf("environment") }
+		}), []string{attest.CodeConfig, attest.CodeRTMRUnmeasured}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(nil)
+			c.change(w)
+			if got := w.check(t); !slices.Equal(codes(got.Reasons), c.codes) {
+				t.Errorf("got %q, want %q", got.Reasons, c.codes)
+			}
+		})
 	}
 }

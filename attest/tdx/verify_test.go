@@ -167,35 +167,39 @@ func TestEvidence(t *testing.T) {
 	})
 }
 
-// TestRealMutations are rows of the table of negative cases that real quotes show.
+// mutations are rows of the table of negative cases that a real quote shows.
+var mutations = []struct {
+	name   string
+	mutate func(q []byte) []byte
+	codes  []string
+}{
+	{"row 41 tail, a byte", func(q []byte) []byte { q[len(q)-1] = 1; return q }, []string{attest.CodeParseTail}},
+	{"row 41 tail, 1 MiB of zeros", func(q []byte) []byte { return append(q, make([]byte, 1<<18-8000)...) }, []string{attest.CodeParseTail}},
+	{"row 42 cut in the padding", func(q []byte) []byte { return q[:len(q)-1] }, nil},
+	{"row 42 cut in the chain", func(q []byte) []byte { return q[:4000] }, []string{attest.CodeParseLength}},
+	{"row 42 empty", func([]byte) []byte { return nil }, []string{attest.CodeParseLength}},
+	{"row 42 header alone", func(q []byte) []byte { return q[:48] }, []string{attest.CodeParseLength}},
+	{"row 43 size of QE data", func(q []byte) []byte {
+		binary.LittleEndian.PutUint16(q[signatureAt+4+128+6+448:], 0xffff)
+		return q
+	}, []string{attest.CodeParseBounds}},
+	{"row 43 size of the certificates", func(q []byte) []byte { q[signatureAt+4+130]++; return q }, []string{attest.CodeParseBounds}},
+	{"row 43 size of the signature", func(q []byte) []byte { q[signatureAt+3] = 0xff; return q }, []string{attest.CodeParseLength}},
+	{"row 44 tee_type", func(q []byte) []byte { q[4] = 0; return q }, []string{attest.CodeTEEType}},
+	{"kind of attestation key", func(q []byte) []byte { q[2] = 3; return q }, []string{attest.CodeSigAlgo}},
+	{"version 6", func(q []byte) []byte { q[0] = 6; return q }, []string{attest.CodeParseVersion}},
+	{"another vendor's enclave", func(q []byte) []byte { q[12] ^= 1; return q }, []string{attest.CodeParseSigner}},
+	{"certification data of kind 1", func(q []byte) []byte { q[signatureAt+4+128] = 1; return q }, []string{attest.CodeParseBody}},
+	{"row 47 attestation key zero", func(q []byte) []byte { clear(q[signatureAt+4+64:][:64]); return q }, []string{attest.CodeSignature}},
+	{"row 47 attestation key off the curve", func(q []byte) []byte { q[signatureAt+4+64+63] ^= 1; return q }, []string{attest.CodeSignature}},
+	{"signature zero", func(q []byte) []byte { clear(q[signatureAt+4:][:64]); return q }, []string{attest.CodeSignature}},
+}
+
+// signatureAt is where the size of the signature stands in a quote of version 4.
+const signatureAt = 48 + 584
+
 func TestRealMutations(t *testing.T) {
-	signatureAt := func(q []byte) int { return len(q) - len(body(q)) + 584 }
-	for _, c := range []struct {
-		name   string
-		mutate func(q []byte) []byte
-		codes  []string
-	}{
-		{"row 41 tail, a byte", func(q []byte) []byte { q[len(q)-1] = 1; return q }, []string{attest.CodeParseTail}},
-		{"row 41 tail, 1 MiB of zeros", func(q []byte) []byte { return append(q, make([]byte, 1<<18-8000)...) }, []string{attest.CodeParseTail}},
-		{"row 42 cut in the padding", func(q []byte) []byte { return q[:len(q)-1] }, nil},
-		{"row 42 cut in the chain", func(q []byte) []byte { return q[:4000] }, []string{attest.CodeParseLength}},
-		{"row 42 empty", func([]byte) []byte { return nil }, []string{attest.CodeParseLength}},
-		{"row 42 header alone", func(q []byte) []byte { return q[:48] }, []string{attest.CodeParseLength}},
-		{"row 43 size of QE data", func(q []byte) []byte {
-			binary.LittleEndian.PutUint16(q[signatureAt(q)+4+128+6+448:], 0xffff)
-			return q
-		}, []string{attest.CodeParseBounds}},
-		{"row 43 size of the certificates", func(q []byte) []byte { q[signatureAt(q)+4+130]++; return q }, []string{attest.CodeParseBounds}},
-		{"row 43 size of the signature", func(q []byte) []byte { q[signatureAt(q)+3] = 0xff; return q }, []string{attest.CodeParseLength}},
-		{"row 44 tee_type", func(q []byte) []byte { q[4] = 0; return q }, []string{attest.CodeTEEType}},
-		{"kind of attestation key", func(q []byte) []byte { q[2] = 3; return q }, []string{attest.CodeSigAlgo}},
-		{"version 6", func(q []byte) []byte { q[0] = 6; return q }, []string{attest.CodeParseVersion}},
-		{"another vendor's enclave", func(q []byte) []byte { q[12] ^= 1; return q }, []string{attest.CodeParseSigner}},
-		{"certification data of kind 1", func(q []byte) []byte { q[signatureAt(q)+4+128] = 1; return q }, []string{attest.CodeParseBody}},
-		{"row 47 attestation key zero", func(q []byte) []byte { clear(q[signatureAt(q)+4+64:][:64]); return q }, []string{attest.CodeSignature}},
-		{"row 47 attestation key off the curve", func(q []byte) []byte { q[signatureAt(q)+4+64+63] ^= 1; return q }, []string{attest.CodeSignature}},
-		{"signature zero", func(q []byte) []byte { clear(q[signatureAt(q)+4:][:64]); return q }, []string{attest.CodeSignature}},
-	} {
+	for _, c := range mutations {
 		t.Run(c.name, func(t *testing.T) {
 			r := phala(t)
 			p := exact(r.quote)

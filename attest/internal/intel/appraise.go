@@ -81,7 +81,7 @@ func behind(out []attest.TDXBehind, kind string, got, want []byte, names [][]byt
 }
 
 // svnTCB searches the level of what has one SVN alone.
-func svnTCB(levels []svnLevel, name string, svn, number int) *attest.TDXTCB {
+func svnTCB(levels []svnLevel, name []byte, svn, number int) *attest.TDXTCB {
 	var found *outcome
 	for i := range levels {
 		if svn >= levels[i].svn {
@@ -91,7 +91,7 @@ func svnTCB(levels []svnLevel, name string, svn, number int) *attest.TDXTCB {
 	}
 	t := found.tcb(number)
 	if len(levels) > 0 && svn < levels[0].svn {
-		t.Behind = append(t.Behind, attest.TDXBehind{Component: name, Got: svn, Want: levels[0].svn})
+		t.Behind = append(t.Behind, attest.TDXBehind{Component: string(name), Got: svn, Want: levels[0].svn})
 	}
 	return t
 }

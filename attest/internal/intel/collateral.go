@@ -131,7 +131,7 @@ func status(b []byte) string {
 
 // parseTCBInfo returns nil for what is not TCB info of version 3 of TDX.
 func parseTCBInfo(body []byte) *tcbInfo {
-	x := &tcbInfo{}
+	x := &tcbInfo{modules: make([]module, 0, 4), levels: make([]level, 0, 8)}
 	d := &document{rest: body}
 	var seen int
 	d.object(func(name []byte) {
@@ -211,7 +211,8 @@ func (m *module) parse(d *document) {
 	}
 }
 
-func parseSVNLevels(d *document) (out []svnLevel) {
+func parseSVNLevels(d *document) []svnLevel {
+	out := make([]svnLevel, 0, 4) // as many as there are, most often
 	d.array(func() {
 		l := svnLevel{svn: -1}
 		d.object(func(name []byte) {

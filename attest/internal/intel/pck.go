@@ -165,8 +165,9 @@ func (p *pck) tcb(d *der) {
 // eachOID walks over a sequence of pairs of an OID, prefix and one arc, and a value. It returns the arcs it
 // saw; one of 32 and above, or one that comes twice, is bad.
 func eachOID(seq der, prefix string, read func(arc byte, value *der)) (seen uint32, bad bool) {
+	var pair der // one for all: read keeps it from the stack
 	for seq.more() {
-		pair := seq.sequence()
+		pair = seq.sequence()
 		arc, ok := bytes.CutPrefix(pair.take(tagOID), []byte(prefix))
 		if !ok || len(arc) != 1 || arc[0] >= 32 || seen&(1<<arc[0]) != 0 {
 			return seen, true

@@ -53,6 +53,7 @@ func Verify(quote []byte, endorsements map[string][]byte, in attest.Inputs) (att
 		return attest.Claims{}, err
 	}
 	v := &verification{in: in, q: q, claims: q.claims(), indexes: []*endorse.Index{in.Trust.Index()}, extra: endorsements[EndorsementCollateral]}
+	v.claims.Dated = make([]attest.Dated, 0, 4) // two lists, two documents
 	v.platform()
 	v.signatures()
 	if v.pck != nil && v.root != nil {
@@ -129,9 +130,10 @@ func (v *verification) describe() {
 	t.FMSPC, t.PCEID, t.PPID, t.PIID = p.fmspc, p.pceID, p.ppid, p.piid
 	t.Components, t.PCESVN = p.components[:], p.pceSVN
 	v.claims.Generation = "fmspc:" + t.FMSPC.String()
-	v.claims.Machine = "ppid:" + t.PPID.String()
 	if t.PIID != nil {
 		v.claims.Machine = "piid:" + t.PIID.String()
+	} else {
+		v.claims.Machine = "ppid:" + t.PPID.String()
 	}
 }
 
@@ -283,7 +285,7 @@ func (v *verification) tcb() {
 		t.Module = (*outcome)(nil).tcb(best.number)
 		return
 	case version > 0:
-		t.Module = svnTCB(m.levels, "module "+string(m.id), int(v.q.moduleSVN()), best.number)
+		t.Module = svnTCB(m.levels, m.id, int(v.q.moduleSVN()), best.number)
 	}
 	if err := m.check(t); err != nil {
 		v.reasons = append(v.reasons, err)
@@ -303,7 +305,7 @@ func (v *verification) quotingEnclave() {
 	}
 	report := v.q.qeReport
 	svn := int(report[reportSVN]) | int(report[reportSVN+1])<<8
-	v.claims.TDX.QE = svnTCB(best.levels, "isvsvn", svn, best.number)
+	v.claims.TDX.QE = svnTCB(best.levels, []byte("isvsvn"), svn, best.number)
 	if err := best.check(report); err != nil {
 		v.reasons = append(v.reasons, err)
 	}

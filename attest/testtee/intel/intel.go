@@ -26,6 +26,9 @@ import (
 // Now is the moment at which everything that a new Intel makes is valid.
 func Now() time.Time { return time.Date(2026, 1, 15, 12, 0, 0, 0, time.UTC) }
 
+// RootCRLURL is where certificates say that the revocation list of the root is.
+const RootCRLURL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
+
 // The certificates of a new Intel, by common name.
 const (
 	RootName      = "Intel SGX Root CA"
@@ -76,6 +79,7 @@ func template(name string, usage x509.KeyUsage, ca bool) *x509.Certificate {
 		SerialNumber: new(big.Int).SetBytes(randomBytes(20)[:19]), Subject: pkix.Name{CommonName: name, Organization: []string{"Intel Corporation"}, Country: []string{"US"}},
 		NotBefore: Now().AddDate(-1, 0, 0), NotAfter: Now().AddDate(6, 0, 0),
 		KeyUsage: usage, BasicConstraintsValid: true, IsCA: ca, SubjectKeyId: []byte(name), SignatureAlgorithm: x509.ECDSAWithSHA256,
+		CRLDistributionPoints: []string{RootCRLURL},
 	}
 }
 
