@@ -57,7 +57,9 @@ func (r *Report) claims() attest.Claims {
 	return c
 }
 
-// findKey takes the certificate that the evidence brought, or else the chip's own from the snapshot.
+// findKey takes the certificate that the evidence brought, or else the chip's own from the snapshot. Where the snapshot
+// has the chip's at other patch levels, or a single one of the kind, that is taken, and the reason says what is wrong
+// with it.
 func (r *Report) findKey(endorsements map[string][]byte, in attest.Inputs) (*key, error) {
 	if der, ok := endorsements[r.Signer]; ok {
 		k, err := parseKey(der, r.Signer)
@@ -71,13 +73,28 @@ func (r *Report) findKey(endorsements map[string][]byte, in attest.Inputs) (*key
 			return nil, attest.Reason{Code: attest.CodeCertKind, Path: "endorsements", Got: "a " + other, Want: "a " + r.Signer + ", which signed the report"}
 		}
 	}
+	var own, other *key
+	others := 0
 	for _, c := range in.Trust.Index().Certificates {
 		if c.Subject.CommonName != subject(r.Signer) {
 			continue
 		}
-		if k, err := newKey(c, "trust"); err == nil && r.fits(k) == nil && r.checkCertificate(k) == nil {
+		k, err := newKey(c, "trust")
+		switch {
+		case err != nil:
+		case r.fits(k) == nil && r.checkCertificate(k) == nil:
 			return k, nil
+		case k.hwid != nil && k.is(r.ChipID):
+			own = k
+		default:
+			other, others = k, others+1
 		}
+	}
+	if own == nil && others == 1 {
+		own = other
+	}
+	if own != nil {
+		return own, r.fits(own)
 	}
 	return nil, attest.Reason{Code: attest.CodeChain, Path: "endorsements." + r.Signer, Got: "none, nor one of this chip and patch level in the snapshot", Want: "the certificate of the signing key"}
 }

@@ -3,6 +3,7 @@ package amd
 import (
 	"bytes"
 	"crypto/x509"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -161,23 +162,30 @@ func TestCertificates(t *testing.T) {
 // TestCertificateFromSnapshot: evidence that brings no certificate is verified by the chip's own, if a steward has it.
 func TestCertificateFromSnapshot(t *testing.T) {
 	report, endorsements := fake.Shared().Report(fake.Options{})
-	files := fake.Shared().Files()
 	_, other := fake.Shared().Report(fake.Options{Certificate: func(c *fake.Certificate) { c.TCB.Ucode++ }})
 	_, vlek := fake.Shared().Report(fake.Options{VLEK: true})
-	files["other.der"], files["vlek.der"] = other["vcek"], vlek["vlek"]
-	check := func(want string) {
-		t.Helper()
+	_, third := fake.Shared().Report(fake.Options{Certificate: func(c *fake.Certificate) { c.HWID = bytes.Repeat([]byte{3}, 64) }})
+	_, fourth := fake.Shared().Report(fake.Options{Certificate: func(c *fake.Certificate) { c.HWID = bytes.Repeat([]byte{4}, 64) }})
+	for _, tc := range []struct {
+		certificates map[string][]byte
+		want         string
+	}{
+		{map[string][]byte{"vcek": endorsements["vcek"], "other": other["vcek"], "third": third["vcek"], "vlek": vlek["vlek"]}, "takes it"},
+		{map[string][]byte{"other": other["vcek"], "third": third["vcek"]}, "cert.tcb"},
+		{map[string][]byte{"third": third["vcek"], "vlek": vlek["vlek"]}, "identity.chip"},
+		{map[string][]byte{"third": third["vcek"], "fourth": fourth["vcek"]}, "chain"},
+		{map[string][]byte{"vlek": vlek["vlek"]}, "chain"},
+	} {
+		files := fake.Shared().Files()
+		maps.Copy(files, tc.certificates)
 		trust, err := endorse.New(files)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, got := (sample{report: report, in: attest.Inputs{Now: fakeDay, Trust: trust}}).verify(); got != want {
-			t.Errorf("%s, want %s", got, want)
+		if _, got := (sample{report: report, in: attest.Inputs{Now: fakeDay, Trust: trust}}).verify(); got != tc.want {
+			t.Errorf("of %d certificates: %s, want %s", len(tc.certificates), got, tc.want)
 		}
 	}
-	check("chain")
-	files["vcek.der"] = endorsements["vcek"]
-	check("takes it")
 }
 
 // TestIntermediate: the ASK may come with the evidence, the root may not.
