@@ -124,6 +124,7 @@ func (a *appraisal) formats(c Claims, p Policy) {
 		{"workload", c.Workload != nil, p.Workload != nil, func() { p.Workload.appraise(c.Workload, a) }},
 	} {
 		switch wanted := slices.Contains(blocks[c.Format], b.name); {
+		case !b.claimed && !c.authentic(): // as much as could be read of what nobody vouches for
 		case b.claimed != wanted:
 			a.refuse(CodeVerifierError, b.name, fmt.Sprintf("claimed %t", b.claimed), fmt.Sprintf("%t by format %q", wanted, c.Format))
 		case wanted && !b.allowed:

@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +22,9 @@ const (
 	FormatCSPKI    Format = "gcp-cs-pki/1"  // Confidential Space token with its certificate chain, attest/confspace
 	FormatCSOIDC   Format = "gcp-cs-oidc/1" // the same signed by a key of a JWKS
 )
+
+// Formats are those of hardware, sorted.
+func Formats() []Format { return slices.Sorted(maps.Keys(blocks)) }
 
 // Measurement is the digest of what was started, with its algorithm: "sha384:…" of an SNP launch or a TD
 // (MRTD), "sha256:…" of a container image or a simulated TEE.

@@ -27,6 +27,9 @@ func (r Result) OK() bool {
 	return (r.Status == Affirming || r.Status == Warning) && !slices.Contains(r.NotChecked, NotCheckedBinding)
 }
 
+// Authentic says that a verifier vouched for the claims: signature, chain and times held, whatever the policy said.
+func (r Result) Authentic() bool { return r.Claims.authentic() }
+
 // refuse adds reasons; one is enough.
 func (r Result) refuse(rs ...Reason) Result {
 	r.Reasons = append(r.Reasons, rs...)

@@ -35,10 +35,6 @@ type policyBody struct {
 	Workload       *attest.WorkloadPolicy `yaml:"workload,omitempty"`
 }
 
-var formats = []attest.Format{
-	attest.FormatSNP, attest.FormatTDX, attest.FormatAzureSNP, attest.FormatAzureTDX, attest.FormatVTPM, attest.FormatCSPKI, attest.FormatCSOIDC, simtee.Format,
-}
-
 // ParsePolicy reads a policy file. Every key has to be there: an absent rule is an error and not a rule that takes
 // anything.
 func ParsePolicy(b []byte) (attest.Policy, error) {
@@ -89,8 +85,8 @@ func parseBody(n *yaml.Node, role attest.Role) (attest.Policy, error) {
 		SNP: f.SNP, TDX: f.TDX, TPM: f.TPM, Azure: f.Azure, Workload: f.Workload,
 	}
 	for _, format := range p.Accept {
-		if !slices.Contains(formats, format) {
-			return attest.Policy{}, fmt.Errorf("accept: format %q, want some of %q", format, formats)
+		if known := append(attest.Formats(), simtee.Format); !slices.Contains(known, format) {
+			return attest.Policy{}, fmt.Errorf("accept: format %q, want some of %q", format, known)
 		}
 	}
 	for _, m := range p.Measurements.Of {

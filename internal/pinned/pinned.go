@@ -10,7 +10,12 @@ import (
 	"path/filepath"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/azure"
+	"github.com/consilium-fl/consilium/attest/confspace"
 	"github.com/consilium-fl/consilium/attest/simtee"
+	"github.com/consilium-fl/consilium/attest/snp"
+	"github.com/consilium-fl/consilium/attest/tdx"
+	"github.com/consilium-fl/consilium/attest/vtpm"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -54,6 +59,14 @@ func Unsigned(file string, pin [32]byte) (*study.Consortium, error) {
 		return nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(file), err)
 	}
 	return c, nil
+}
+
+// Verifiers are those of every format; what is accepted, policies say.
+func Verifiers() attest.Verifiers {
+	return attest.NewVerifiers(
+		snp.NewVerifier(), tdx.NewVerifier(), azure.NewSNPVerifier(), azure.NewTDXVerifier(), vtpm.NewVerifier(),
+		confspace.NewVerifier(), confspace.NewOIDCVerifier(), simtee.NewVerifier(),
+	)
 }
 
 // Attester makes the attester that a configuration names. This version has the simulated one alone.

@@ -1,0 +1,147 @@
+package prose
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/consilium-fl/consilium/attest"
+)
+
+func snp(p *page, c *attest.SNPClaims) {
+	cpu := c.CPU.String()
+	if c.CPU == (attest.SNPCPU{}) {
+		cpu = "not named (reports of version 2 name none)"
+	}
+	p.say("Processor", "%s, family/model/stepping %s, report version %d", orUnknown(c.Product), cpu, c.Version)
+	signer := "the chip's own key (VCEK)"
+	if c.Signer == attest.SignerVLEK {
+		signer = "a key that AMD gave to the provider " + orUnknown(c.CSP) + " (VLEK): it names no chip"
+	}
+	p.say("Signed by", "%s", signer)
+	t := c.TCB
+	p.say("Firmware", "SNP firmware %s (committed %s); patch levels %s", c.CurrentFirmware, c.CommittedFirmware, level(t.Reported))
+	if t.Committed != t.Current {
+		p.say("", "provisional: the host runs %s and has committed to %s, so it may go back", level(t.Current), level(t.Committed))
+	}
+	if t.Launch != t.Current {
+		p.say("", "the guest was started under %s", level(t.Launch))
+	}
+	var behind []string
+	for _, x := range c.OpenAdvisories() {
+		behind = append(behind, fmt.Sprintf("%s is %d, %s is closed from %d on", x.Component, x.Got, x.ID, x.Want))
+	}
+	if len(behind) == 0 {
+		behind = []string{"nothing that this version knows of; what is current a policy says, by family, model and stepping"}
+	}
+	p.list("Behind", behind)
+	p.say("Privilege", "VMPL %d", c.VMPL)
+	p.say("Guest policy", "%s", jsonText(c.GuestPolicy))
+	p.say("Platform", "%s", jsonText(c.Platform))
+	p.say("Image keys", "id key %s, author key %s, guest SVN %d", zeroText(c.IDKeyDigest), zeroText(c.AuthorKeyDigest), c.GuestSVN)
+}
+
+func level(t attest.SNPTCB) string {
+	s := fmt.Sprintf("bootloader %d, tee %d, snp %d, microcode %d", t.Bootloader, t.TEE, t.SNP, t.Ucode)
+	if t.FMC != 0 {
+		s = fmt.Sprintf("fmc %d, %s", t.FMC, s)
+	}
+	return s
+}
+
+func tdx(p *page, c *attest.TDXClaims) {
+	p.say("Platform", "FMSPC %s, quote version %d", c.FMSPC, c.QuoteVersion)
+	for _, h := range []struct {
+		head string
+		tcb  *attest.TDXTCB
+	}{{"Platform TCB", c.Platform}, {"Module TCB", c.Module}, {"QE TCB", c.QE}} {
+		switch {
+		case h.tcb == nil && h.head == "Module TCB" && c.Platform != nil:
+			p.say(h.head, "covered by the platform's level")
+		case h.tcb == nil:
+			p.say(h.head, "unknown: there is no collateral of Intel's for it in the trust given")
+		case h.tcb.Status == "":
+			p.say(h.head, "no level matches: Intel's document knows no such machine")
+		default:
+			p.say(h.head, "%s, level of %s, evaluation %d%s", h.tcb.Status, h.tcb.Date, h.tcb.EvaluationNumber, advisories(h.tcb.Advisories))
+		}
+		if h.tcb != nil {
+			var behind []string
+			for _, b := range h.tcb.Behind {
+				behind = append(behind, fmt.Sprintf("%s is %d, the newest level has %d", b.Component, b.Got, b.Want))
+			}
+			p.list("  behind", behind)
+		}
+	}
+	p.say("Attributes", "%s, XFAM %s", c.Attributes, c.XFAM)
+	for i, r := range c.RTMR {
+		p.say("RTMR "+strconv.Itoa(i), "%s", zeroText(r))
+	}
+	if c.EventLog == nil {
+		p.say("Event log", "none came along, so the registers are digests and no more")
+		return
+	}
+	var events []string
+	for _, e := range c.EventLog.Events {
+		events = append(events, fmt.Sprintf("RTMR %d: %d × %s %s", e.RTMR, e.Count, e.Type, e.Name))
+	}
+	p.list("Event log", events)
+}
+
+func advisories(ids []string) string {
+	if len(ids) == 0 {
+		return ""
+	}
+	return ", open: " + strings.Join(ids, ", ")
+}
+
+func azure(p *page, c *attest.AzureClaims) {
+	p.say("Azure VM", "%s, secure boot %t, serial console %t", c.VM, c.SecureBoot, c.Console)
+	if c.TPMBound {
+		p.say("", "bound by the TPM's quote alone: the hardware's report may be from any time since the start")
+	}
+}
+
+func tpm(p *page, c *attest.TPMClaims) {
+	if c.GCE != nil {
+		p.say("Instance", "%s (%d) in project %s, zone %s", c.GCE.Name, c.GCE.ID, c.GCE.Project, c.GCE.Zone)
+	}
+	p.say("TPM", "firmware %s, reset %d times, nonce %s", c.Firmware, c.Resets, c.Nonce)
+	for _, i := range slices.Sorted(maps.Keys(c.PCRs)) {
+		p.say("PCR "+strconv.Itoa(i), "%s", zeroText(c.PCRs[i]))
+	}
+	if c.EventLog == nil {
+		p.say("Event log", "none came along, so the registers are digests and no more")
+		return
+	}
+	boot := "not said"
+	if c.EventLog.SecureBoot != nil {
+		boot = strconv.FormatBool(*c.EventLog.SecureBoot)
+	}
+	p.say("Event log", "%d events lead to registers %v; secure boot %s", c.EventLog.Events, c.EventLog.PCRs, boot)
+}
+
+func workload(p *page, c *attest.WorkloadClaims) {
+	p.say("Word of", "%s", c.Issuer)
+	p.say("Hardware", "%s, software %s %s, debug %s, secure boot %t", c.HWModel, c.SWName, strings.Join(c.SWVersion, " "), c.DebugStatus, c.SecureBoot)
+	p.say("Support", "%s", orUnknown(strings.Join(c.SupportAttributes, " ")))
+	p.say("Image", "%s", jsonText(c.Container))
+	p.say("Instance", "%s", jsonText(c.GCE))
+	p.say("Answers", "%d nonces", len(c.Nonces))
+}
+
+func zeroText(b attest.HexBytes) string {
+	if strings.Trim(b.String(), "0") == "" {
+		return "zero"
+	}
+	return b.String()
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
