@@ -183,8 +183,25 @@ func (l *eventLog) digests(e *event) error {
 	return nil
 }
 
-// replay reads a log and computes the registers that it leads to.
-func replay(b []byte) (*attest.TDXEventLog, error) {
+// Trim cuts off what firmware fills the rest of its buffer with. What is no event log stays as it is.
+func Trim(b []byte) []byte {
+	l := &eventLog{parser: parser{b: b}}
+	if l.header() != nil {
+		return b
+	}
+	for {
+		e, err := l.next()
+		if err != nil {
+			return b
+		}
+		if e == nil {
+			return b[:l.off]
+		}
+	}
+}
+
+// Replay reads a CC event log and computes the registers that it leads to.
+func Replay(b []byte) (*attest.TDXEventLog, error) {
 	if len(b) > attest.MaxEventLog {
 		return nil, reason(attest.CodeParseLength, attest.CCEL, fmt.Sprintf("%d bytes", len(b)), fmt.Sprintf("at most %d", attest.MaxEventLog))
 	}
@@ -343,7 +360,7 @@ func (v *verification) eventLog(b []byte) {
 	if b == nil {
 		return
 	}
-	log, err := replay(b)
+	log, err := Replay(b)
 	if err != nil {
 		v.reasons = append(v.reasons, err)
 		return

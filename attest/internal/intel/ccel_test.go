@@ -31,7 +31,7 @@ func TestRealEventLogs(t *testing.T) {
 		"ubuntu-2404-intel-tdx.bin": {"acpi", "kernel-cmdline!", "partition-table!", "secure-boot-dbx!"},
 	}
 	for name, b := range eventLogs(t) {
-		got, err := replay(b)
+		got, err := Replay(b)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -96,7 +96,7 @@ func TestNames(t *testing.T) {
 	} {
 		log := fake.NewEventLog()
 		log.Measure(1, c.kind, c.digest, c.data)
-		got, err := replay(log.Bytes)
+		got, err := Replay(log.Bytes)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,14 +144,14 @@ func TestHostileEventLogs(t *testing.T) {
 			l.Bytes = append(append(l.Bytes, bytes.Repeat([]byte{0xff}, 40)...), 1)
 		}), attest.CodeParseTail},
 	} {
-		_, err := replay(c.log)
+		_, err := Replay(c.log)
 		var r attest.Reason
 		if !errors.As(err, &r) || r.Code != c.code || !strings.HasPrefix(r.Path, "ccel") {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.code)
 		}
 	}
 	for _, filler := range []byte{0, 0xff} {
-		if _, err := replay(good(func(l *fake.EventLog) { l.Bytes = append(l.Bytes, bytes.Repeat([]byte{filler}, 1<<16)...) })); err != nil {
+		if _, err := Replay(good(func(l *fake.EventLog) { l.Bytes = append(l.Bytes, bytes.Repeat([]byte{filler}, 1<<16)...) })); err != nil {
 			t.Errorf("filled with %x: %v", filler, err)
 		}
 	}
@@ -166,7 +166,7 @@ func TestManyEvents(t *testing.T) {
 	for i := uint32(1); len(log.Bytes)+one <= attest.MaxEventLog; i++ {
 		log.Write(int(i%4), 0x1000+i, [48]byte{1}, nil)
 	}
-	got, err := replay(log.Bytes)
+	got, err := Replay(log.Bytes)
 	if err != nil {
 		t.Fatal(err)
 	}

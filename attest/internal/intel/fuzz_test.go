@@ -193,7 +193,7 @@ func FuzzEventLog(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := replay(b)
+		got, err := Replay(b)
 		if err != nil {
 			if !coded(err) {
 				t.Errorf("an error without a code: %v", err)

@@ -65,6 +65,21 @@ func Verify(quote []byte, endorsements map[string][]byte, in attest.Inputs) (att
 	return v.claims, errors.Join(v.reasons...)
 }
 
+// Read returns what a quote says, with what it is bound to. Nobody has vouched for it.
+func Read(quote []byte) (*attest.TDXClaims, [64]byte, error) {
+	q, err := parseQuote(bytes.Clone(quote))
+	if err != nil {
+		return nil, [64]byte{}, err
+	}
+	v := &verification{q: q, claims: q.claims()}
+	if c, err := parseChain(q.chain); err == nil {
+		if v.pck, err = parsePCK(c.leaf); err == nil {
+			v.describe()
+		}
+	}
+	return v.claims.TDX, v.claims.ReportData, nil
+}
+
 func (v *verification) refuse(code, path, got, want string) {
 	v.reasons = append(v.reasons, reason(code, path, got, want))
 }
