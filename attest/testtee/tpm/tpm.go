@@ -60,7 +60,18 @@ type TPM struct {
 	Key    crypto.Signer
 	Values [PCRs][32]byte
 	Log    []byte
+
+	extended []Extension
 }
+
+// Extension is what a register was extended by.
+type Extension struct {
+	PCR    int
+	Digest [32]byte
+}
+
+// Extended lists all extensions in order, so that another TPM can follow.
+func (t *TPM) Extended() []Extension { return t.extended }
 
 // New makes a TPM that was just started.
 func New(key crypto.Signer) *TPM {
@@ -87,6 +98,7 @@ func New(key crypto.Signer) *TPM {
 // Extend changes a register, and logs nothing.
 func (t *TPM) Extend(pcr int, digest [32]byte) {
 	t.Values[pcr] = sha256.Sum256(append(t.Values[pcr][:], digest[:]...))
+	t.extended = append(t.extended, Extension{pcr, digest})
 }
 
 // Measure extends a register by a digest of data, and logs it.
