@@ -125,19 +125,22 @@ func (d *driver) run(ctx context.Context) (err error) {
 	}
 }
 
-// next runs what waits, or saves what was put off and then waits.
+// saveWithin is how long a Persist that nothing follows is put off: the answers of a phase come together.
+const saveWithin = 50 * time.Millisecond
+
+// next runs what comes, and saves what was put off when nothing does.
 func (d *driver) next(ctx context.Context) error {
-	select {
-	case f := <-d.inbox:
-		return f(ctx)
-	default:
-	}
-	if err := d.save(ctx); err != nil {
-		return err
+	var quiet <-chan time.Time
+	if d.unsaved != nil {
+		t := time.NewTimer(saveWithin)
+		defer t.Stop()
+		quiet = t.C
 	}
 	select {
 	case f := <-d.inbox:
 		return f(ctx)
+	case <-quiet:
+		return d.save(ctx)
 	case <-ctx.Done():
 		return nil
 	}

@@ -56,7 +56,7 @@ func (d *driver) do(ctx context.Context, x aggregate.Effect) ([]aggregate.Event,
 	}
 	switch x := x.(type) {
 	case aggregate.Persist:
-		d.unsaved = x.State // saved before the next effect of any other sort, or once nothing else waits
+		d.unsaved = x.State // saved before the next effect of any other sort, or once nothing else comes
 		return nil, nil
 	case aggregate.Record:
 		d.record(ctx, audit.Kind(x.Kind), x.Member, x.Object)
