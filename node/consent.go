@@ -19,6 +19,9 @@ import (
 // maxApproval bounds an approval file, in bytes.
 const maxApproval = 64 << 10
 
+// maxVerified bounds the approvals remembered.
+const maxVerified = 256
+
 // approvals reads the approvals folder: what the own governance key has signed, by study. A file that is
 // no approval of this hospital is reported and counts for nothing. Removing a file is the veto.
 func (n *Node) approvals() (map[[32]byte]study.Approval, error) {
@@ -57,7 +60,7 @@ func (n *Node) approval(path string) (study.Approval, error) {
 	if err != nil {
 		return study.Approval{}, err
 	}
-	a, err := n.deps.Consortium.ParseApproval(b)
+	a, err := n.parseApproval(b)
 	if err != nil {
 		return study.Approval{}, err
 	}
@@ -67,6 +70,28 @@ func (n *Node) approval(path string) (study.Approval, error) {
 	if _, ok := n.config.Registries[a.Dataset]; !ok {
 		return study.Approval{}, fmt.Errorf("the approval is for registry %q, which this node's configuration does not name", a.Dataset)
 	}
+	return a, nil
+}
+
+// parseApproval verifies the same bytes once: each round reads them.
+func (n *Node) parseApproval(b []byte) (study.Approval, error) {
+	digest := signed.Digest(b)
+	n.mu.Lock()
+	a, ok := n.verified[digest]
+	n.mu.Unlock()
+	if ok {
+		return a, nil
+	}
+	a, err := n.deps.Consortium.ParseApproval(b)
+	if err != nil {
+		return a, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.verified == nil || len(n.verified) == maxVerified {
+		n.verified = map[[32]byte]study.Approval{}
+	}
+	n.verified[digest] = a
 	return a, nil
 }
 

@@ -46,7 +46,8 @@ type Node struct {
 	boot    [16]byte
 
 	mu         sync.Mutex
-	complaints map[string]string // by approval file: what was last logged
+	complaints map[string]string           // by approval file: what was last logged
+	verified   map[[32]byte]study.Approval // by digest of the file
 }
 
 // New checks that the pieces fit together: the consortium is the pinned one and signed by the own
