@@ -307,6 +307,7 @@ func TestRow56(t *testing.T) {
 			base64.StdEncoding.EncodeToString(stranger.Chain[1].Raw), base64.StdEncoding.EncodeToString(l.pki.Chain[2].Raw),
 		}}), l.claims(nil)), []string{attest.CodeChain}},
 		"leaf that is an authority": {certs(func(at int, c *x509.Certificate) { c.IsCA = c.IsCA || at == 0 }), []string{attest.CodeCSX5C}},
+		"leaf by the root itself":   {l.pki.WithLeafByRoot().Token(l.claims(nil)), []string{attest.CodeChain}},
 		"leaf of an elliptic curve": {l.pki.WithLeafKey(ec.Public()).Token(l.claims(nil)), []string{attest.CodeCSX5C}},
 		"leaf of 1024 bits":         {l.pki.WithLeafKey(weak).Token(l.claims(nil)), []string{attest.CodeCSX5C}},
 		"leaf signed with SHA-512": {certs(func(at int, c *x509.Certificate) {
@@ -354,6 +355,7 @@ func TestRow56(t *testing.T) {
 		"nonce of another type":     {with(google.Object{"eat_nonce": 7}), []string{attest.CodeCSClaims, attest.CodeFreshness}},
 		"trailing newline":          {append(bytes.Clone(good), '\n'), []string{attest.CodeCSEncoding}},
 		"newline inside":            {slices.Insert(bytes.Clone(good), 100, '\n'), []string{attest.CodeCSEncoding}},
+		"another spelling":          {slices.Concat(good[:len(good)-1], []byte{respelt(good[len(good)-1])}), []string{attest.CodeCSEncoding}},
 		"padded base64":             {append(bytes.Clone(good), "=="...), []string{attest.CodeCSEncoding}},
 		"base64 that is not of URL": {bytes.ReplaceAll(good, []byte("_"), []byte("/")), []string{attest.CodeCSEncoding}},
 		"four parts":                {append(bytes.Clone(good), '.'), []string{attest.CodeCSEncoding}},
@@ -390,6 +392,37 @@ func TestRow56(t *testing.T) {
 			}
 		})
 	}
+}
+
+// respelt returns another digit of base64 that stands for the same bits at the end of a signature of 256 bytes, which
+// leaves four bits of the last digit unused.
+func respelt(c byte) byte {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return digits[strings.IndexByte(digits, c)^1]
+}
+
+// TestUntil: claims hold until the token ends, or the first certificate; and Google's clock may be ahead a little.
+func TestUntil(t *testing.T) {
+	l := newLab(t)
+	for at := range 3 {
+		pki := google.New(func(i int, c *x509.Certificate) {
+			if i == at {
+				c.NotAfter = google.Now().Add(10 * time.Minute)
+			}
+		})
+		m := l
+		m.in.Trust = snapshot(t, pki.Trust())
+		if r := m.check(attest.FormatCSPKI, pki.Token(l.claims(nil))); !r.OK() || !r.Until.Equal(google.Now().Add(10*time.Minute)) {
+			t.Errorf("certificate %d ends first: until %s, %v", at, r.Until, r.Reasons)
+		}
+	}
+	token := l.pki.Token(l.claims(nil))
+	l.in.Now = google.Now().Add(-skew)
+	if r := l.check(attest.FormatCSPKI, token); !r.OK() {
+		t.Errorf("a minute behind: %v", r.Reasons)
+	}
+	l.in.Now = google.Now().Add(-skew - time.Second)
+	want(t, l.check(attest.FormatCSPKI, token), attest.CodeCSNotBefore)
 }
 
 // TestRow57 is row 57: tokens that Google signs of machines and containers nobody should take.

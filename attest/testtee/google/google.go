@@ -114,6 +114,13 @@ func (p *PKI) WithLeafKey(key crypto.PublicKey) *PKI {
 	return &q
 }
 
+// WithLeafByRoot returns the PKI with a leaf that the root has signed, past the intermediate.
+func (p *PKI) WithLeafByRoot() *PKI {
+	q := *p
+	q.Chain[0] = must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template(0), q.Chain[2], q.keys[0].Public(), q.keys[2]))))
+	return &q
+}
+
 func template(at int) *x509.Certificate {
 	name := []string{"Confidential Space Leaf Certificate", "Confidential Space Intermediate CA", "Confidential Space Root CA"}[at]
 	t := &x509.Certificate{
