@@ -36,12 +36,13 @@ type Config struct {
 	} // coordinator only: signed.Sign by the log key, kind attest.KindBinding
 	Now    func() time.Time                                                    // time.Now when nil
 	Person func(study [32]byte, leaf ed25519.PublicKey) (name string, ok bool) // server only: whether a key is a listed person's; nil refuses all
-	// MaxHandshakes bounds concurrent handshakes at a server; more wait, within their Timeout.
+	// MaxHandshakes bounds concurrent handshakes at a server. More wait, for half of their Timeout at most, so that
+	// whoever gets a place has time to use it; those from the address with the fewest places come first.
 	MaxHandshakes int
-	// Timeout is for the whole handshake, TLS included.
+	// Timeout is for the whole handshake, waiting and TLS included.
 	Timeout time.Duration
-	// Observe is called with every handshake's outcome, before the connection is used: for the
-	// audit log.
+	// Observe is called with every handshake's outcome, before the connection is used, and with every session that
+	// Reappraise ends, after its admission: for the audit log.
 	Observe func(Outcome)
 }
 
@@ -83,7 +84,7 @@ func (c *Config) fill() error {
 }
 
 // NewClient makes the credentials of a node or a person, for one study.
-func NewClient(c Config) (credentials.TransportCredentials, error) {
+func NewClient(c Config) (*Credentials, error) {
 	if c.Role != attest.RoleNode && c.Role != attest.RolePerson {
 		return nil, fmt.Errorf("making client credentials: role %q, want node or person", c.Role)
 	}
@@ -96,11 +97,11 @@ func NewClient(c Config) (credentials.TransportCredentials, error) {
 	if err := c.fill(); err != nil {
 		return nil, fmt.Errorf("making client credentials: %w", err)
 	}
-	return &transport{config: &c}, nil
+	return newCredentials(c), nil
 }
 
 // NewServer makes the coordinator's credentials.
-func NewServer(c Config) (credentials.TransportCredentials, error) {
+func NewServer(c Config) (*Credentials, error) {
 	if c.Role != attest.RoleCoordinator {
 		return nil, fmt.Errorf("making server credentials: role %q, want coordinator", c.Role)
 	}
@@ -110,50 +111,55 @@ func NewServer(c Config) (credentials.TransportCredentials, error) {
 	if err := c.fill(); err != nil {
 		return nil, fmt.Errorf("making server credentials: %w", err)
 	}
-	return &transport{config: &c, slots: make(chan struct{}, c.MaxHandshakes)}, nil
+	return newCredentials(c), nil
 }
 
-// transport implements credentials.TransportCredentials for one side.
-type transport struct {
+// Credentials are one side's gRPC transport credentials, and know its sessions.
+type Credentials struct {
 	config     *Config
-	slots      chan struct{} // server only: one item a running handshake
+	door       *door // of a server
+	sessions   *sessions
 	serverName string
 }
 
-// Info describes the credentials. gRPC derives the https scheme from the name "tls".
-func (t *transport) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: t.serverName} //nolint:staticcheck // gRPC still takes the authority from it
+func newCredentials(c Config) *Credentials {
+	return &Credentials{config: &c, door: newDoor(c.MaxHandshakes), sessions: &sessions{live: map[*conn]struct{}{}}}
 }
 
-// Clone returns a copy whose server name can be overridden by itself. Clones of a server share
-// its bound on handshakes.
-func (t *transport) Clone() credentials.TransportCredentials {
-	c := *t
-	return &c
+// Info describes the credentials. gRPC derives the https scheme from the name "tls".
+func (c *Credentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls", ServerName: c.serverName} //nolint:staticcheck // gRPC still takes the authority from it
+}
+
+// Clone returns a copy whose server name can be overridden by itself. Clones share the sessions and the bound on
+// handshakes.
+func (c *Credentials) Clone() credentials.TransportCredentials {
+	clone := *c
+	return &clone
 }
 
 // OverrideServerName sets the name that the TLS hello asks for. It is for routing: who answers
 // is judged by attestation, not by name.
-func (t *transport) OverrideServerName(name string) error {
-	t.serverName = name
+func (c *Credentials) OverrideServerName(name string) error {
+	c.serverName = name
 	return nil
 }
 
 // ClientHandshake appraises the coordinator at authority, then proves to it.
-func (t *transport) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if t.config.Role == attest.RoleCoordinator {
+func (c *Credentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if c.config.Role == attest.RoleCoordinator {
 		return nil, nil, errors.New("attesting as a client: these are a server's credentials")
 	}
-	name := t.serverName
+	name := c.serverName
 	if name == "" {
 		name = authority
 		if host, _, err := net.SplitHostPort(authority); err == nil {
 			name = host
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.config.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	conn, session, err := t.run(ctx, raw, func(h *handshake) error { return h.client(ctx, raw, name) })
+	conn, session, err := c.run(ctx, raw, func(h *handshake) error { return h.client(ctx, raw, name) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("attesting with %q: %w", authority, err)
 	}
@@ -161,21 +167,20 @@ func (t *transport) ClientHandshake(ctx context.Context, authority string, raw n
 }
 
 // ServerHandshake proves to the client, then appraises it.
-func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	if t.config.Role != attest.RoleCoordinator {
+func (c *Credentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if c.config.Role != attest.RoleCoordinator {
 		return nil, nil, errors.New("attesting as a server: these are a client's credentials")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), t.config.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), c.config.Timeout)
 	defer cancel()
-	select {
-	case t.slots <- struct{}{}:
-		defer func() { <-t.slots }()
-	case <-ctx.Done():
-		err := fmt.Errorf("attesting a client: %d handshakes are running, and none ended in time", t.config.MaxHandshakes)
-		t.config.Observe(Outcome{Err: err})
+	from := origin(raw)
+	if err := c.door.enter(from, c.config.Timeout/2); err != nil {
+		err = fmt.Errorf("attesting a client: %w", err)
+		c.config.Observe(Outcome{Err: err})
 		return nil, nil, errors.Join(err, raw.Close())
 	}
-	conn, session, err := t.run(ctx, raw, func(h *handshake) error { return h.server(ctx, raw) })
+	defer c.door.leave(from)
+	conn, session, err := c.run(ctx, raw, func(h *handshake) error { return h.server(ctx, raw) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("attesting a client: %w", err)
 	}
@@ -183,8 +188,8 @@ func (t *transport) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 }
 
 // run gives a handshake its deadline, tells the observer, and closes what was refused.
-func (t *transport) run(ctx context.Context, raw net.Conn, exchange func(*handshake) error) (net.Conn, Session, error) {
-	h := &handshake{config: t.config, now: t.config.Now()}
+func (c *Credentials) run(ctx context.Context, raw net.Conn, exchange func(*handshake) error) (net.Conn, Session, error) {
+	h := &handshake{Credentials: c, now: c.config.Now()}
 	// One deadline for everything: TLS, both proofs, the verdict. Context and deadline are one,
 	// so a caller that gives up ends the reads too.
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
@@ -202,10 +207,17 @@ func (t *transport) run(ctx context.Context, raw net.Conn, exchange func(*handsh
 		if errors.As(err, &refused) {
 			o.Reasons = refused.Reasons
 		}
-		t.config.Observe(o)
+		c.config.Observe(o)
 		h.close(ctx, raw)
 		return nil, Session{}, err
 	}
-	t.config.Observe(Outcome{Session: h.session})
-	return expiring(h.tls, h.session.Until, t.config.Now), h.session, nil
+	c.config.Observe(Outcome{Session: h.session})
+	conn := newConn(h, c.sessions.drop)
+	// Policy or trust may have changed since the peer was judged.
+	if !c.sessions.add(conn, h.turn) {
+		if err := c.reappraise(conn); err != nil {
+			return nil, Session{}, err
+		}
+	}
+	return conn, h.session, nil
 }

@@ -1,9 +1,7 @@
 package channel
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 
@@ -14,6 +12,9 @@ import (
 
 // MaxFrame bounds one frame of the handshake, in bytes without its length.
 const MaxFrame = 256 << 10
+
+// maxHello bounds a Hello, the frame of which strangers could send many.
+const maxHello = 1 << 10
 
 const version = 1
 
@@ -72,33 +73,29 @@ func writeFrame(w io.Writer, f frame) error {
 }
 
 // readFrame reads one frame and not a byte more: what follows the last one is HTTP/2.
-func readFrame(r io.Reader) (frame, error) {
+func readFrame(r io.Reader, limit int64) (frame, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return frame{}, fmt.Errorf("reading frame: %w", err)
 	}
 	n := int64(binary.BigEndian.Uint32(size[:]))
-	if n > MaxFrame {
-		return frame{}, fmt.Errorf("reading frame: %d bytes, want at most %d", n, MaxFrame)
+	if n > limit {
+		return frame{}, fmt.Errorf("reading frame: %d bytes, want at most %d", n, limit)
 	}
 	// The buffer grows with what arrives, never with what a peer announces.
-	var body bytes.Buffer
-	if _, err := io.CopyN(&body, r, n); err != nil {
-		return frame{}, fmt.Errorf("reading frame of %d bytes: %w", n, noEOF(err))
+	body, err := io.ReadAll(io.LimitReader(r, n))
+	if err == nil && int64(len(body)) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return frame{}, fmt.Errorf("reading frame of %d bytes: %w", n, err)
 	}
 	var f frame
-	if err := strict.Decode(body.Bytes(), MaxFrame, &f); err != nil {
+	if err := strict.Decode(body, MaxFrame, &f); err != nil {
 		return frame{}, fmt.Errorf("reading frame: %w", err)
 	}
 	if f.parts() != 1 {
 		return frame{}, fmt.Errorf("reading frame: %d messages, want one", f.parts())
 	}
 	return f, nil
-}
-
-func noEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -38,7 +38,7 @@ func TestReadFrame(t *testing.T) {
 	good := samples(t)
 	for name, b := range good {
 		r := bytes.NewReader(append(slices.Clone(b), "PRI"...))
-		if _, err := readFrame(r); err != nil {
+		if _, err := readFrame(r, MaxFrame); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if rest, _ := io.ReadAll(r); string(rest) != "PRI" {
@@ -62,7 +62,7 @@ func TestReadFrame(t *testing.T) {
 		"short nonce":    {framed([]byte{0xa1, 0x02, 0xa2, 0x01, 0x40, 0x02, 0x41, 0x07})},
 		"tag":            {framed(append([]byte{0xc1}, verdict...))},
 	} {
-		if f, err := readFrame(bytes.NewReader(tc.in)); err == nil {
+		if f, err := readFrame(bytes.NewReader(tc.in), MaxFrame); err == nil {
 			t.Errorf("%s: read %+v", name, f)
 		}
 	}
@@ -79,7 +79,7 @@ func TestFrameMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range reads {
-		_, _ = readFrame(bytes.NewReader(head))
+		_, _ = readFrame(bytes.NewReader(head), MaxFrame)
 	}
 	runtime.ReadMemStats(&after)
 	if n := (after.TotalAlloc - before.TotalAlloc) / reads; n > 16<<10 {
@@ -93,7 +93,7 @@ func FuzzReadFrame(f *testing.F) {
 	}
 	f.Add([]byte{0, 4, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := readFrame(bytes.NewReader(b))
+		got, err := readFrame(bytes.NewReader(b), MaxFrame)
 		if err != nil {
 			return
 		}

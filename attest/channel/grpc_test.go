@@ -3,6 +3,8 @@ package channel
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -26,6 +29,7 @@ type station struct {
 	server *grpc.Server
 	calls  atomic.Int64
 	last   atomic.Pointer[Session]
+	round  *round
 }
 
 func start(t *testing.T, address string, creds credentials.TransportCredentials) (*station, string) {
@@ -34,15 +38,12 @@ func start(t *testing.T, address string, creds credentials.TransportCredentials)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &station{}
+	s := &station{round: &round{got: make(chan string, 16), ended: make(chan error, 16)}}
 	s.server = grpc.NewServer(grpc.Creds(creds),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			s.calls.Add(1)
-			if p, ok := peer.FromContext(ctx); ok {
-				if session, ok := p.AuthInfo.(Session); ok {
-					s.last.Store(&session)
-				}
-			}
+			session := sessionOf(ctx)
+			s.last.Store(&session)
 			return next(ctx, req)
 		}),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
@@ -50,9 +51,45 @@ func start(t *testing.T, address string, creds credentials.TransportCredentials)
 			return status.Error(codes.Unimplemented, "nothing here")
 		}))
 	healthpb.RegisterHealthServer(s.server, health.NewServer())
+	grpc_testing.RegisterTestServiceServer(s.server, s.round)
 	go func() { _ = s.server.Serve(l) }()
 	t.Cleanup(s.server.Stop)
 	return s, l.Addr().String()
+}
+
+func sessionOf(ctx context.Context) Session {
+	if p, ok := peer.FromContext(ctx); ok {
+		if s, ok := p.AuthInfo.(Session); ok {
+			return s
+		}
+	}
+	return Session{}
+}
+
+// round is a service that takes uploads, and says how far each came and by what it was cut off.
+type round struct {
+	grpc_testing.UnimplementedTestServiceServer
+	got   chan string // machine and chunk
+	ended chan error
+}
+
+func (r *round) StreamingInputCall(s grpc_testing.TestService_StreamingInputCallServer) error {
+	machine := sessionOf(s.Context()).Result.Claims.Machine
+	for {
+		in, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return s.SendAndClose(&grpc_testing.StreamingInputCallResponse{})
+		}
+		if err != nil {
+			r.ended <- err
+			return err
+		}
+		r.got <- machine + " " + string(in.GetPayload().GetBody())
+	}
+}
+
+func chunk(s string) *grpc_testing.StreamingInputCallRequest {
+	return &grpc_testing.StreamingInputCallRequest{Payload: &grpc_testing.Payload{Body: []byte(s)}}
 }
 
 func connect(t *testing.T, address string, creds credentials.TransportCredentials) (*grpc.ClientConn, healthpb.HealthClient) {
@@ -66,6 +103,13 @@ func connect(t *testing.T, address string, creds credentials.TransportCredential
 	return conn, healthpb.NewHealthClient(conn)
 }
 
+func await(t *testing.T, conn *grpc.ClientConn, is func(connectivity.State) bool) {
+	t.Helper()
+	for s := conn.GetState(); !is(s); s = conn.GetState() {
+		conn.WaitForStateChange(t.Context(), s)
+	}
+}
+
 func TestSessionReachesHandlers(t *testing.T) {
 	f := newFederation(t)
 	s, address := start(t, "127.0.0.1:0", server(t, f.config(t, attest.RoleCoordinator)))
@@ -74,7 +118,7 @@ func TestSessionReachesHandlers(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := s.last.Load()
-	if got == nil || got.Study != f.study || got.PeerRole != attest.RoleNode || !got.Result.OK() {
+	if got.Study != f.study || got.PeerRole != attest.RoleNode || !got.Result.OK() {
 		t.Errorf("the handler saw %+v", got)
 	}
 }
@@ -117,10 +161,9 @@ func TestImpostorOnReconnect(t *testing.T) {
 			if _, err := c.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
 				t.Fatal(err)
 			}
+			await(t, conn, func(s connectivity.State) bool { return s == connectivity.Ready }) // which calls may find before it is said
 			honest.server.Stop()
-			for s := conn.GetState(); s == connectivity.Ready; s = conn.GetState() {
-				conn.WaitForStateChange(t.Context(), s)
-			}
+			await(t, conn, func(s connectivity.State) bool { return s != connectivity.Ready })
 
 			impostor, _ := start(t, address, tc.creds)
 			ctx, cancel := context.WithCancel(t.Context())

@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -16,14 +15,13 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/internal/signed"
 )
 
 const exporterLabel = "EXPORTER-consilium-v1"
 
 // handshake is the state of one exchange.
 type handshake struct {
-	config  *Config
+	*Credentials
 	now     time.Time // of the whole exchange: one moment, one verdict
 	tls     *tls.Conn
 	state   tls.ConnectionState
@@ -31,17 +29,16 @@ type handshake struct {
 	nonce   [32]byte // own: the peer's evidence answers it
 	peer    *x509.Certificate
 	session Session
+	turn    uint64 // of policies and trust by which the peer is judged
 }
 
 // client is the node's and the person's side, in order.
 func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string) error {
 	h.session.Study, h.session.PeerRole = h.config.Study, attest.RoleCoordinator
-	expect, err := h.config.Peer(h.config.Study)
-	if err != nil {
-		return h.refuse(attest.Reason{Code: CodeStudyUnknown, Path: "study", Got: signed.DigestText(h.config.Study), Want: err.Error()})
-	}
-	if len(expect.LogKey) != ed25519.PublicKeySize {
-		return h.refuse(attest.Reason{Code: CodeLogKey, Path: "log_key", Got: fmt.Sprintf("%d bytes", len(expect.LogKey)), Want: "the pinned log key"})
+	h.turn = h.sessions.current()
+	expect, rs := h.config.expect(h.config.Study, attest.RoleCoordinator)
+	if len(rs) > 0 {
+		return h.refuse(rs...)
 	}
 	if err := h.startTLS(ctx, raw, serverName); err != nil {
 		return err
@@ -51,7 +48,7 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 	}
 
 	// The coordinator proves. Until it is accepted nothing more is sent, not even a reason.
-	f, err := readFrame(h.tls)
+	f, err := readFrame(h.tls, MaxFrame)
 	if err != nil {
 		return fmt.Errorf("waiting for the coordinator's proof: %w", err)
 	}
@@ -74,7 +71,7 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own}}); err != nil {
 		return err
 	}
-	f, err = readFrame(h.tls)
+	f, err = readFrame(h.tls, MaxFrame)
 	if err != nil {
 		return fmt.Errorf("waiting for the verdict: %w", err)
 	}
@@ -92,15 +89,14 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if err := h.startTLS(ctx, raw, ""); err != nil {
 		return err
 	}
-	f, err := readFrame(h.tls)
+	f, err := readFrame(h.tls, maxHello)
 	if err != nil {
 		return fmt.Errorf("waiting for the hello: %w", err)
 	}
 	if f.Hello == nil {
 		return errors.New("waiting for the hello: got another frame")
 	}
-	expect, rs := h.greet(*f.Hello)
-	if len(rs) > 0 {
+	if rs := h.greet(*f.Hello); len(rs) > 0 {
 		return h.refuseAloud(rs)
 	}
 	own, err := h.prove(ctx, f.Hello.Nonce)
@@ -110,19 +106,14 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own, Nonce: h.nonce}}); err != nil {
 		return err
 	}
-	f, err = readFrame(h.tls)
+	f, err = readFrame(h.tls, MaxFrame)
 	if err != nil {
 		return fmt.Errorf("waiting for the client's proof: %w", err)
 	}
 	if f.Proof == nil {
 		return errors.New("waiting for the client's proof: got another frame")
 	}
-	if h.session.PeerRole == attest.RoleNode {
-		rs = h.appraise(f.Proof.Record, attest.RoleNode, expect)
-	} else {
-		rs = h.recognise(f.Proof.Record)
-	}
-	if len(rs) > 0 {
+	if rs := h.judge(f.Proof.Record); len(rs) > 0 {
 		return h.refuseAloud(rs)
 	}
 	if err := h.admit(h.session.Until); err != nil {
@@ -131,23 +122,30 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	return writeFrame(h.tls, frame{Verdict: &Verdict{OK: true, Until: h.session.Until.Unix()}})
 }
 
-// greet judges a Hello and finds what is expected of who sent it.
-func (h *handshake) greet(hello Hello) (Expect, []attest.Reason) {
+// greet judges a Hello. A client that is not expected sees no evidence.
+func (h *handshake) greet(hello Hello) []attest.Reason {
 	h.session.Study, h.session.PeerRole = hello.Study, hello.Role
 	if hello.Version != version || hello.Nonce == [32]byte{} || hello.Study == [32]byte{} {
-		return Expect{}, []attest.Reason{{Code: CodeHello, Path: "hello", Got: fmt.Sprintf("version %d", hello.Version), Want: fmt.Sprintf("version %d, a nonce and a study", version)}}
+		return []attest.Reason{{Code: CodeHello, Path: "hello", Got: fmt.Sprintf("version %d", hello.Version), Want: fmt.Sprintf("version %d, a nonce and a study", version)}}
 	}
 	if hello.Role != attest.RoleNode && hello.Role != attest.RolePerson {
-		return Expect{}, []attest.Reason{{Code: CodeHelloRole, Path: "hello.role", Got: fmt.Sprintf("%q", hello.Role), Want: "node or person"}}
+		return []attest.Reason{{Code: CodeHelloRole, Path: "hello.role", Got: fmt.Sprintf("%q", hello.Role), Want: "node or person"}}
 	}
-	expect, err := h.config.Peer(hello.Study)
-	if err != nil {
-		return Expect{}, []attest.Reason{{Code: CodeStudyUnknown, Path: "hello.study", Got: signed.DigestText(hello.Study), Want: err.Error()}}
+	_, rs := h.config.expect(hello.Study, hello.Role)
+	return rs
+}
+
+// judge appraises a client, by what is expected now that its proof is here.
+func (h *handshake) judge(record []byte) []attest.Reason {
+	h.turn = h.sessions.current()
+	expect, rs := h.config.expect(h.session.Study, h.session.PeerRole)
+	if len(rs) > 0 {
+		return rs
 	}
-	if hello.Role == attest.RoleNode && expect.NoNodes != "" {
-		return Expect{}, []attest.Reason{{Code: CodeNoNodes, Path: "hello.role", Got: string(hello.Role), Want: expect.NoNodes}}
+	if h.session.PeerRole == attest.RoleNode {
+		return h.appraise(record, attest.RoleNode, expect)
 	}
-	return expect, nil
+	return h.recognise(record)
 }
 
 // startTLS runs the TLS handshake and takes from it all that the exchange needs.
@@ -163,7 +161,7 @@ func (h *handshake) startTLS(ctx context.Context, raw net.Conn, serverName strin
 	if err != nil {
 		return fmt.Errorf("parsing the own certificate: %w", err)
 	}
-	h.ownKey = sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	h.ownKey = keyDigest(leaf)
 	if _, err := rand.Read(h.nonce[:]); err != nil {
 		return fmt.Errorf("drawing a nonce: %w", err)
 	}
@@ -179,6 +177,8 @@ func (h *handshake) startTLS(ctx context.Context, raw net.Conn, serverName strin
 	h.state = h.tls.ConnectionState()
 	return h.takeState()
 }
+
+func keyDigest(leaf *x509.Certificate) [32]byte { return sha256.Sum256(leaf.RawSubjectPublicKeyInfo) }
 
 // tlsConfig is for one connection. The peer's certificate proves a key and nothing else: who
 // holds it is for the attestation to say, so no chain is verified here. TLS 1.3 alone, since an
@@ -221,7 +221,7 @@ func (h *handshake) takeState() error {
 	h.session.SecurityLevel = credentials.PrivacyAndIntegrity
 	h.session.Exporter = exporter
 	h.session.PeerLeaf = h.peer.Raw
-	h.session.PeerKey = sha256.Sum256(h.peer.RawSubjectPublicKeyInfo)
+	h.session.PeerKey = keyDigest(h.peer)
 	return nil
 }
 
@@ -287,16 +287,9 @@ func (h *handshake) appraise(encoded []byte, role attest.Role, expect Expect) []
 	rs := append(h.leafTime(), differences(r.Binding, want)...)
 	// From here on the prover's word for its binding is gone.
 	r.Binding = want
-	result := h.config.Verifiers.Recheck(r, h.now, expect.Trust, expect.Posture, expect.Policies...)
+	result, refused := h.config.weigh(r, h.now, expect)
 	h.session.Result = result
-	rs = append(rs, result.Reasons...)
-	if role == attest.RoleCoordinator {
-		rs = append(rs, r.SignedBy(expect.LogKey)...)
-	}
-	if len(rs) == 0 && !result.OK() {
-		rs = append(rs, attest.Reason{Code: attest.CodeVerifierError, Path: "status", Got: string(result.Status)})
-	}
-	if len(rs) > 0 {
+	if rs = append(rs, refused...); len(rs) > 0 {
 		return rs
 	}
 	if h.session.Record, err = r.Encode(); err != nil {
@@ -337,18 +330,18 @@ func differences(got, want attest.Binding) []attest.Reason {
 		rs = append(rs, attest.Reason{Code: "binding.role", Path: "binding.role", Got: fmt.Sprintf("%q", got.Role), Want: fmt.Sprintf("%q", want.Role)})
 	}
 	for _, f := range []struct {
-		name      string
-		got, want [32]byte
+		code, path string
+		got, want  [32]byte
 	}{
-		{"nonce", got.Nonce, want.Nonce},
-		{"exporter", got.Exporter, want.Exporter},
-		{"own_key", got.OwnKey, want.OwnKey},
-		{"peer_key", got.PeerKey, want.PeerKey},
-		{"study", got.Study, want.Study},
+		{attest.CodeFreshness, "binding.nonce", got.Nonce, want.Nonce},
+		{"binding.exporter", "binding.exporter", got.Exporter, want.Exporter},
+		{"binding.own_key", "binding.own_key", got.OwnKey, want.OwnKey},
+		{"binding.peer_key", "binding.peer_key", got.PeerKey, want.PeerKey},
+		{"binding.study", "binding.study", got.Study, want.Study},
 	} {
 		// The exporter is a secret of the session, so no value is told.
 		if subtle.ConstantTimeCompare(f.got[:], f.want[:]) != 1 {
-			rs = append(rs, attest.Reason{Code: "binding." + f.name, Path: "binding." + f.name, Got: "another", Want: "this connection's"})
+			rs = append(rs, attest.Reason{Code: f.code, Path: f.path, Got: "another", Want: "this connection's"})
 		}
 	}
 	return rs
@@ -360,13 +353,9 @@ func (h *handshake) recognise(record []byte) []attest.Reason {
 	if len(record) != 0 {
 		rs = append(rs, attest.Reason{Code: CodeProof, Path: "record", Got: fmt.Sprintf("%d bytes", len(record)), Want: "none from a person"})
 	}
-	key, ok := h.peer.PublicKey.(ed25519.PublicKey)
-	if ok && h.config.Person != nil {
-		h.session.Person, ok = h.config.Person(h.session.Study, key)
-	}
-	if !ok || h.session.Person == "" {
-		rs = append(rs, attest.Reason{Code: CodePersonUnlisted, Path: "leaf", Got: signed.DigestText(h.session.PeerKey), Want: "a listed person's key"})
-	}
+	name, unlisted := h.config.listed(h.session.Study, h.peer)
+	h.session.Person = name
+	rs = append(rs, unlisted...)
 	h.session.Until = earlier(h.now.Add(attest.MaxAge), h.peer.NotAfter)
 	return rs
 }

@@ -137,7 +137,7 @@ func (f *federation) list(c Config, name string) {
 	f.people[string(cert.PrivateKey.(ed25519.PrivateKey).Public().(ed25519.PublicKey))] = name
 }
 
-func server(t testing.TB, c Config) credentials.TransportCredentials {
+func server(t testing.TB, c Config) *Credentials {
 	t.Helper()
 	s, err := NewServer(c)
 	if err != nil {
@@ -146,7 +146,7 @@ func server(t testing.TB, c Config) credentials.TransportCredentials {
 	return s
 }
 
-func client(t testing.TB, c Config) credentials.TransportCredentials {
+func client(t testing.TB, c Config) *Credentials {
 	t.Helper()
 	s, err := NewClient(c)
 	if err != nil {

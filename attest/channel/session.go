@@ -30,15 +30,17 @@ type Session struct {
 // AuthType names the kind of credentials.
 func (Session) AuthType() string { return "consilium-attested" }
 
-// Outcome is how a handshake ended. On a refusal Session holds what was known by then: enough to
-// say who was refused.
+// Outcome is how a handshake ended, or that a session did before its time. On a refusal Session holds what was known
+// by then: enough to say who was refused.
 type Outcome struct {
 	Session Session
+	Ended   bool  // it was admitted, and a change of policy or trust ended it: see Reappraise
 	Err     error // nil: admitted
 	Reasons []attest.Reason
 }
 
-// Refused is the error of a handshake that ended in a verdict and not in a failure.
+// Refused is the error of a handshake that ended in a verdict and not in a failure, and of a session that a later
+// verdict ended.
 type Refused struct {
 	By      attest.Role // who refused the other
 	Reasons []attest.Reason
@@ -62,6 +64,8 @@ const (
 	CodeLeafTime       = "leaf.time"       // the TLS leaf is not valid now
 	CodeProof          = "parse.proof"     // no record where one is due, or one where none is
 	CodeLogKey         = "config.log_key"  // no log key is pinned to check the coordinator by
+	CodePolicyChanged  = "policy.changed"  // the session was appraised by a policy that is no more
+	CodeTrustChanged   = "trust.changed"   // or with a snapshot that is no more
 )
 
 // codesOnly is what a peer is told.
