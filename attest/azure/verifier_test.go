@@ -379,6 +379,7 @@ func TestHCLRefused(t *testing.T) {
 		{"one byte of claims more everywhere", "hcl.binding", func(l *lab) {
 			l.hcl = sizes(func(whole, data, claims *uint32) { *whole++; *data++; *claims++ })
 		}},
+		{"another size of the runtime data", "hcl.size", func(l *lab) { l.hcl = sizes(func(_, data, _ *uint32) { *data++ }) }},
 		{"another size of the whole", "hcl.size", func(l *lab) { l.hcl = sizes(func(whole, _, _ *uint32) { *whole = 0 }) }},
 		{"row 52 hash of no kind", "hcl.hash_type", func(l *lab) { l.hcl = func(h *tpm.HCL) { h.HashType = 0 } }},
 		{"SHA-384", "hcl.hash_type", func(l *lab) { l.hcl = func(h *tpm.HCL) { h.HashType = 2 } }},

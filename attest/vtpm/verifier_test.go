@@ -243,6 +243,10 @@ func TestFake(t *testing.T) {
 		}
 	}
 	l := newLab(t, tpm.Key())
+	l.cert = l.google.Certify(tpm.Key().Public(), tpm.Machine(), func(c *x509.Certificate) { c.NotAfter = tpm.Until.AddDate(1, 0, 0) })
+	if r := check(marshal(t, l.dev.Attestation(l.nonce, l.cert)), l.in, l.pol); !r.Claims.NotAfter.Equal(tpm.Until) {
+		t.Errorf("a certificate that outlives its issuer's holds until %s", r.Claims.NotAfter)
+	}
 	l.in.Trust = snapshot(t, map[string][]byte{"root": l.google.Root.Raw, "1": l.google.CRL(true), "2": l.google.CRL(false)})
 	l.pol.Revocation = true
 	a := l.dev.Attestation(l.nonce, l.cert)
@@ -258,6 +262,7 @@ func TestRefusals(t *testing.T) {
 	stranger := tpm.NewAuthority("Google LLC", "EK/AK CA Root", "EK/AK CA Intermediate")
 	other := tpm.NewAuthority("Gogle LLC", "EK/AK CA Root", "EK/AK CA Intermediate")
 	mixed := tpm.NewAuthority("Google LLC", "EK/AK CA Root", "Another Intermediate")
+	web := tpm.NewAuthority("Google LLC", "Web Root", "EK/AK CA Intermediate")
 	key := tpm.Key().Public()
 	for _, tc := range []struct {
 		name   string
@@ -328,6 +333,14 @@ func TestRefusals(t *testing.T) {
 			a.AkCert = mixed.Certify(key, tpm.Machine(), nil)
 			a.IntermediateCerts = [][]byte{mixed.Intermediate.Raw}
 			l.in.Trust = snapshot(t, mixed.Files())
+		}},
+		{"another root of Google's", []string{"chain"}, func(l *lab, a *pb.Attestation) {
+			a.AkCert = web.Certify(key, tpm.Machine(), nil)
+			l.in.Trust = snapshot(t, web.Files())
+		}},
+		{"by the root itself", []string{"chain"}, func(l *lab, a *pb.Attestation) { a.AkCert = l.google.Flat().Certify(key, tpm.Machine(), nil) }},
+		{"more than a machine in the certificate", []string{"tpm.ak", "identity.chip"}, func(l *lab, a *pb.Attestation) {
+			a.AkCert = l.google.Certify(key, tpm.Machine(), func(c *x509.Certificate) { c.ExtraExtensions[0].Value = append(c.ExtraExtensions[0].Value, 0) })
 		}},
 		{"an intermediate that is none", []string{"chain"}, func(_ *lab, a *pb.Attestation) { a.IntermediateCerts = [][]byte{{1}} }},
 		{"many intermediates", []string{"parse.bounds"}, func(_ *lab, a *pb.Attestation) { a.IntermediateCerts = make([][]byte, 5) }},

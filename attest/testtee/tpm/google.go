@@ -107,6 +107,11 @@ func (g *Google) Certify(key crypto.PublicKey, i Instance, change func(*x509.Cer
 	return issue(c, g.Intermediate, key, g.interKey).Raw
 }
 
+// Flat is the same authority without an intermediate: its root issues everything.
+func (g *Google) Flat() *Google {
+	return &Google{Root: g.Root, Intermediate: g.Root, rootKey: g.rootKey, interKey: g.rootKey}
+}
+
 // CRL is the intermediate's list of revoked serials, and the root's where root says so.
 func (g *Google) CRL(root bool, serials ...int64) []byte {
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: From, NextUpdate: Until}
