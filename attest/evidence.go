@@ -84,3 +84,10 @@ const (
 type Attester interface {
 	Attest(ctx context.Context, b Binding) (Evidence, error)
 }
+
+// Finding is one thing that the probe of a TEE looked at on this machine, in a sentence for people.
+type Finding struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	Text string `json:"text"`
+}

@@ -14,12 +14,8 @@ import (
 	"github.com/consilium-fl/consilium/attest/internal/tpm"
 )
 
-// Finding is one thing that a probe looked at, in a sentence for people.
-type Finding struct {
-	Name string `json:"name"`
-	OK   bool   `json:"ok"`
-	Text string `json:"text"`
-}
+// Finding is [attest.Finding].
+type Finding = attest.Finding
 
 // Probe looks for what a confidential machine of Azure needs in order to attest, and tries each part. The first finding
 // says whether it is such a machine at all. It writes no user data, and verifies nothing against AMD's or Intel's roots.
@@ -31,23 +27,23 @@ func (a attester) probe(ctx context.Context) []Finding {
 	const place = "azure"
 	t, err := a.open()
 	if err != nil {
-		return []Finding{{place, false, fmt.Sprintf("There is no TPM to talk to: %v. It takes root, or membership of the group tss.", err)}}
+		return []Finding{finding(place, false, fmt.Sprintf("There is no TPM to talk to: %v. It takes root, or membership of the group tss.", err))}
 	}
 	defer t.Close()
 	raw, err := tpm.ReadNV(t, indexReport)
 	if err != nil {
-		return []Finding{{place, false, fmt.Sprintf("There is a TPM, and not one of a confidential machine of Azure: %v.", err)}}
+		return []Finding{finding(place, false, fmt.Sprintf("There is a TPM, and not one of a confidential machine of Azure: %v.", err))}
 	}
 	r, err := parseReport(raw)
 	if err != nil {
-		return []Finding{{place, false, fmt.Sprintf("The HCL report cannot be read: %v.", err)}}
+		return []Finding{finding(place, false, fmt.Sprintf("The HCL report cannot be read: %v.", err))}
 	}
-	out := []Finding{{place, true, fmt.Sprintf("This is a confidential machine of Azure; its evidence is %s.", r.format)}}
+	out := []Finding{finding(place, true, fmt.Sprintf("This is a confidential machine of Azure; its evidence is %s.", r.format))}
 	c, ak, err := parseClaims(r.claims)
 	if err != nil {
-		return append(out, Finding{"claims", false, fmt.Sprintf("The runtime claims cannot be read: %v.", err)})
+		return append(out, finding("claims", false, fmt.Sprintf("The runtime claims cannot be read: %v.", err)))
 	}
-	out = append(out, Finding{"secure boot", c.SecureBoot, fmt.Sprintf("Secure boot is %s.", onOff(c.SecureBoot))}, probeUserData(c))
+	out = append(out, finding("secure boot", c.SecureBoot, fmt.Sprintf("Secure boot is %s.", onOff(c.SecureBoot))), probeUserData(c))
 	out = append(out, a.probeQuote(t, ak)...)
 	return append(out, a.probeHost(ctx, r))
 }
@@ -61,9 +57,9 @@ func onOff(b bool) string {
 
 func probeUserData(c *attest.AzureClaims) Finding {
 	if c.UserData == nil {
-		return Finding{"user data", false, "The report has no room for user data: this version of the paravisor cannot bind a session under the hardware's signature."}
+		return finding("user data", false, "The report has no room for user data: this version of the paravisor cannot bind a session under the hardware's signature.")
 	}
-	return Finding{"user data", true, "The report has room for user data."}
+	return finding("user data", true, "The report has room for user data.")
 }
 
 // probeHost asks the metadata service for what it has to add.
@@ -71,15 +67,15 @@ func (a attester) probeHost(ctx context.Context, r *report) Finding {
 	if r.format == attest.FormatAzureTDX {
 		quote, err := a.imds.quote(ctx, r.hardware)
 		if err != nil {
-			return Finding{"metadata service", false, fmt.Sprintf("There is no TD quote: %v.", err)}
+			return finding("metadata service", false, fmt.Sprintf("There is no TD quote: %v.", err))
 		}
-		return Finding{"metadata service", true, fmt.Sprintf("The metadata service gives TD quotes, of %d bytes.", len(quote))}
+		return finding("metadata service", true, fmt.Sprintf("The metadata service gives TD quotes, of %d bytes.", len(quote)))
 	}
 	vcek, _, err := a.imds.certificates(ctx)
 	if err != nil {
-		return Finding{"metadata service", false, fmt.Sprintf("There is no VCEK: %v.", err)}
+		return finding("metadata service", false, fmt.Sprintf("There is no VCEK: %v.", err))
 	}
-	f := Finding{"metadata service", false, "The metadata service's VCEK cannot be read."}
+	f := finding("metadata service", false, "The metadata service's VCEK cannot be read.")
 	if block, _ := pem.Decode(vcek); block != nil {
 		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
 			f.OK, f.Text = true, fmt.Sprintf("The metadata service has the chip's certificate, until %s.", c.NotAfter.Format("2006-01-02"))
@@ -94,14 +90,18 @@ func (a attester) probeQuote(t transport.TPM, ak *rsa.PublicKey) []Finding {
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
 	q, err := quoteBy(t, ak, nonce[:])
 	if err != nil {
-		return []Finding{{"quote", false, fmt.Sprintf("The TPM makes no quote: %v.", err)}}
+		return []Finding{finding("quote", false, fmt.Sprintf("The TPM makes no quote: %v.", err))}
 	}
-	out := []Finding{{"quote", true, "The TPM makes quotes by the key that the hardware vouches for."}}
+	out := []Finding{finding("quote", true, "The TPM makes quotes by the key that the hardware vouches for.")}
 	if q.EventLog, err = tpm.ReadEventLog(a.log); err != nil || len(q.EventLog) == 0 {
-		return append(out, Finding{"event log", false, fmt.Sprintf("There is no event log at %s, and policies that ask for one refuse this machine.", a.log)})
+		return append(out, finding("event log", false, fmt.Sprintf("There is no event log at %s, and policies that ask for one refuse this machine.", a.log)))
 	}
 	if _, err := q.Verify(ak); err != nil {
-		return append(out, Finding{"event log", false, fmt.Sprintf("The event log does not lead to the registers: %v.", err)})
+		return append(out, finding("event log", false, fmt.Sprintf("The event log does not lead to the registers: %v.", err)))
 	}
-	return append(out, Finding{"event log", true, "The event log leads to the registers."})
+	return append(out, finding("event log", true, "The event log leads to the registers."))
+}
+
+func finding(name string, ok bool, text string) Finding {
+	return Finding{Name: name, OK: ok, Text: text}
 }

@@ -12,15 +12,12 @@ import (
 	"github.com/google/go-configfs-tsm/configfs/configfsi"
 	"github.com/google/go-configfs-tsm/configfs/linuxtsm"
 
+	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/amd"
 )
 
-// Finding is one thing that a probe looked at, in a sentence for people.
-type Finding struct {
-	Name string `json:"name"`
-	OK   bool   `json:"ok"`
-	Text string `json:"text"`
-}
+// Finding is [attest.Finding].
+type Finding = attest.Finding
 
 // Probe looks for what an SNP guest needs in order to attest, and tries it: it has the secure processor sign a report
 // over random data, which is shown to nobody. The first finding says whether there is a way to the processor at all.

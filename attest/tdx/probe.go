@@ -13,12 +13,8 @@ import (
 	"github.com/consilium-fl/consilium/attest/internal/intel"
 )
 
-// Finding is one thing that a probe looked at, in a sentence for people.
-type Finding struct {
-	Name string `json:"name"`
-	OK   bool   `json:"ok"`
-	Text string `json:"text"`
-}
+// Finding is [attest.Finding].
+type Finding = attest.Finding
 
 const devicePath = "/dev/tdx_guest"
 
