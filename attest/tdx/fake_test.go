@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"crypto/sha512"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -204,6 +207,14 @@ var fakes = []struct {
 			f[fake.PCKCRLFile] = w.intel.CRL(fake.New(nil).Platform, fake.Now().AddDate(0, 0, -1), fake.Now().AddDate(0, 0, 1))
 		}
 	}, []string{attest.CodeCollateralInvalid}},
+	{"row 39 revocation list of a part of the certificates", func(w *world) {
+		w.files = func(f map[string][]byte) {
+			f[fake.PCKCRLFile] = w.intel.Platform.List(&x509.RevocationList{
+				Number: big.NewInt(1), ThisUpdate: fake.Now().AddDate(0, 0, -1), NextUpdate: fake.Now().AddDate(0, 0, 1),
+				ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}}, // issuing distribution point
+			})
+		}
+	}, []string{attest.CodeCollateralInvalid}},
 	{"row 39 an older list in the snapshot does not count", func(w *world) {
 		w.files = func(f map[string][]byte) {
 			f["0.crl"] = w.intel.CRL(w.intel.Root, fake.Now().AddDate(0, -3, 0), fake.Now().AddDate(0, -2, 0), w.intel.Platform.Cert)
@@ -367,6 +378,7 @@ func TestCertificates(t *testing.T) {
 		{"root expired", fake.RootName, func(c *x509.Certificate) { c.NotAfter = early }, []string{attest.CodeCertExpired}},
 		{"signer of the collateral expired", fake.SigningName, func(c *x509.Certificate) { c.NotAfter = early }, []string{attest.CodeCertExpired}},
 		{"signer of the collateral not valid yet", fake.SigningName, func(c *x509.Certificate) { c.NotBefore = late }, []string{attest.CodeCertTime}},
+		{"signer of the collateral of another name", fake.SigningName, func(c *x509.Certificate) { c.Subject.CommonName = "TCB" }, []string{attest.CodeCollateralInvalid, attest.CodeCollateralMissing}},
 		{"PCK of another name", fake.PCKName, func(c *x509.Certificate) { c.Subject.CommonName = "PCK" }, []string{attest.CodeCertKind, attest.CodeCollateralMissing}},
 		{"intermediate of another name", fake.PlatformName, func(c *x509.Certificate) { c.Subject.CommonName = "CA" }, []string{attest.CodeCertKind, attest.CodeCollateralMissing}},
 		{"intermediate that is none", fake.PlatformName, func(c *x509.Certificate) { c.IsCA = false }, []string{attest.CodeChain, attest.CodeCollateralMissing}},

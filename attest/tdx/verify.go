@@ -5,6 +5,12 @@
 //
 // The Statement is a quote of version 4 or 5. With it may come the firmware's event log ([attest.CCEL]), which the
 // registers are replayed from, and collateral, which counts where the snapshot has none.
+//
+// A quote shows what was measured and nothing of what was not: a file, an environment or a table that the TD loads
+// after its last measurement leaves no trace in it. [attest.TDXPolicy] can demand that events of a kind are there, ACPI
+// tables and the kernel's command line among them. Of these the registers cover the digests. That a digest is of ACPI
+// tables is the log's word, unless [attest.TDXEvents] says proven; what the tables say only a register's listed value
+// pins.
 package tdx
 
 import (

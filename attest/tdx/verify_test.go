@@ -175,6 +175,8 @@ var mutations = []struct {
 }{
 	{"row 41 tail, a byte", func(q []byte) []byte { q[len(q)-1] = 1; return q }, []string{attest.CodeParseTail}},
 	{"row 41 tail, 1 MiB of zeros", func(q []byte) []byte { return append(q, make([]byte, 1<<18-8000)...) }, []string{attest.CodeParseTail}},
+	{"row 41 tail, up to 8000 bytes", func(q []byte) []byte { return append(q, make([]byte, 8000-len(q))...) }, nil},
+	{"row 41 tail, a byte more", func(q []byte) []byte { return append(q, make([]byte, 8001-len(q))...) }, []string{attest.CodeParseTail}},
 	{"row 42 cut in the padding", func(q []byte) []byte { return q[:len(q)-1] }, nil},
 	{"row 42 cut in the chain", func(q []byte) []byte { return q[:4000] }, []string{attest.CodeParseLength}},
 	{"row 42 empty", func([]byte) []byte { return nil }, []string{attest.CodeParseLength}},
@@ -184,6 +186,7 @@ var mutations = []struct {
 		return q
 	}, []string{attest.CodeParseBounds}},
 	{"row 43 size of the certificates", func(q []byte) []byte { q[signatureAt+4+130]++; return q }, []string{attest.CodeParseBounds}},
+	{"row 43 size of the certificates, less", func(q []byte) []byte { q[signatureAt+4+130]--; return q }, []string{attest.CodeParseBounds}},
 	{"row 43 size of the signature", func(q []byte) []byte { q[signatureAt+3] = 0xff; return q }, []string{attest.CodeParseLength}},
 	{"row 44 tee_type", func(q []byte) []byte { q[4] = 0; return q }, []string{attest.CodeTEEType}},
 	{"kind of attestation key", func(q []byte) []byte { q[2] = 3; return q }, []string{attest.CodeSigAlgo}},

@@ -198,7 +198,12 @@ func (x *Intel) CRL(issuer Holder, thisUpdate, nextUpdate time.Time, revoked ...
 	for _, c := range revoked {
 		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: thisUpdate})
 	}
-	return must(x509.CreateRevocationList(rand.Reader, t, issuer.Cert, issuer.Key))
+	return issuer.List(t)
+}
+
+// List signs a revocation list.
+func (h Holder) List(t *x509.RevocationList) []byte {
+	return must(x509.CreateRevocationList(rand.Reader, t, h.Cert, h.Key))
 }
 
 // TCBInfo is the document of version 3 of PCS API v4.
