@@ -47,7 +47,7 @@ tdx:
 
 func TestPolicyFile(t *testing.T) {
 	g := gcp(t)
-	text := strings.Replace(policyFile, "MEASUREMENT", string(exact(g.quote).Measurements.Of[0]), 1)
+	text := strings.Replace(policyFile, "MEASUREMENT", exact(g.quote).Measurements.Of[0], 1)
 	p, err := reference.ParsePolicy([]byte(text))
 	if err != nil {
 		t.Fatal(err)
