@@ -10,12 +10,12 @@ import (
 	"github.com/consilium-fl/consilium/internal/signed"
 )
 
-// Binding ties evidence to one conversation. Every field stops an attack of its own: without
-// the role a party's own evidence can be sent back to it, without nonce an old answer passes,
-// without the exporter and both keys a relay passes (a TLS 1.3 exporter does not cover the
-// client's certificate, so the keys are named), without the study one connection serves
-// another's, without key list and configuration the right code runs with the wrong keys or
-// rules.
+// Binding ties evidence to one conversation. Every field stops an attack of its own, which the model in attest/formal
+// finds when the field is left out: without the role (which is the exporter's context, too) a party's own evidence is
+// sent back to it; without the nonce an old answer passes where a TLS share repeats; without the exporter a relay that
+// has both leaf keys; without the peer's key one that swaps the client's leaf, which a TLS 1.3 exporter does not cover;
+// without the own key another hospital's record is shown as one's own; without the study a connection serves another;
+// without key list and configuration the right code runs with the wrong keys or rules.
 type Binding struct {
 	Role     Role     `cbor:"1,keyasint"` // of the prover
 	Nonce    [32]byte `cbor:"2,keyasint"` // the verifier's

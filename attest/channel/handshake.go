@@ -43,6 +43,9 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 	if err := h.startTLS(ctx, raw, serverName); err != nil {
 		return err
 	}
+	if err := h.drawNonce(); err != nil {
+		return err
+	}
 	if err := writeFrame(h.tls, frame{Hello: &Hello{Version: version, Role: h.config.Role, Study: h.config.Study, Nonce: h.nonce}}); err != nil {
 		return err
 	}
@@ -103,6 +106,9 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if err != nil {
 		return err
 	}
+	if err := h.drawNonce(); err != nil {
+		return err
+	}
 	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own, Nonce: h.nonce}}); err != nil {
 		return err
 	}
@@ -120,6 +126,15 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 		return err
 	}
 	return writeFrame(h.tls, frame{Verdict: &Verdict{OK: true, Until: h.session.Until.Unix()}})
+}
+
+// drawNonce is called right before the nonce is sent, and not before TLS: a machine that somebody sets back to a state
+// after its hello, with its share of the key exchange, draws another.
+func (h *handshake) drawNonce() error {
+	if _, err := rand.Read(h.nonce[:]); err != nil {
+		return fmt.Errorf("drawing a nonce: %w", err)
+	}
+	return nil
 }
 
 // greet judges a Hello. A client that is not expected sees no evidence.
@@ -162,9 +177,6 @@ func (h *handshake) startTLS(ctx context.Context, raw net.Conn, serverName strin
 		return fmt.Errorf("parsing the own certificate: %w", err)
 	}
 	h.ownKey = keyDigest(leaf)
-	if _, err := rand.Read(h.nonce[:]); err != nil {
-		return fmt.Errorf("drawing a nonce: %w", err)
-	}
 	config := tlsConfig(*cert, serverName, h.config.Now)
 	if h.config.Role == attest.RoleCoordinator {
 		h.tls = tls.Server(raw, config)

@@ -55,6 +55,7 @@ var (
 	errUnverified = errors.New("verification failed")
 	errShort      = errors.New("the study ended before its last round")
 	errRefused    = errors.New("refused")
+	errVendor     = errors.New("a vendor's service did not answer")
 )
 
 // hinted carries the next step beside an error.
@@ -95,6 +96,7 @@ var exits = []struct {
 	{exitBadInput, is(transport.ErrNotFound), knownStudies},
 	{exitBadInput, is(syscall.EADDRINUSE), "another process listens there: choose another address with --listen"},
 	{exitBadInput, is(fs.ErrNotExist, fs.ErrExist, fs.ErrPermission), ""},
+	{exitUnreachable, is(errVendor), ""},
 	{exitUnreachable, is(transport.ErrUnreachable, transport.ErrSessionOver), "check the coordinator's address and that it runs; --wait 1m keeps trying"},
 	{exitUnreachable, is(transport.ErrTooLate, context.DeadlineExceeded), ""},
 }

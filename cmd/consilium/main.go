@@ -74,6 +74,8 @@ Exit codes: 0 done, 1 our fault, 2 usage, 3 bad input, 4 refused, 5 verification
 		group("attest", "Explain and judge evidence of machines", "  consilium attest show report.bin",
 			a.attestShow(), a.attestVerify(), group("policy", "Explain policies", "  consilium attest policy explain node.policy.yaml", a.attestExplain()),
 			group("manifest", "Sign and show manifests of reference values", "  consilium attest manifest show heart-nodes.json", a.manifestSign(), a.manifestShow()),
+			group("bundle", "Carry trust into a hospital without a way out", "  consilium attest bundle show trust-8.tar", a.bundleFetch(), a.bundleImport(), a.bundleShow()),
+			a.attestDoctor(),
 			group("measure", "Compute the measurements that a policy lists", "  consilium attest measure image coordinator-image/", a.measureSNP(), a.measureImage())),
 		group("audit", "Verify and show what a study left behind", "  consilium audit verify heart-model", a.auditVerify(), a.auditShow()),
 	)

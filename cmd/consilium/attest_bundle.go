@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/endorse/bundle"
+	"github.com/consilium-fl/consilium/attest/endorse/refresh"
+	"github.com/consilium-fl/consilium/internal/keyfile"
+	"github.com/consilium-fl/consilium/internal/signed"
+)
+
+type bundleResult struct {
+	Serial  uint64        `json:"serial"`
+	Created time.Time     `json:"created"`
+	Expires time.Time     `json:"expires"`
+	Signers []string      `json:"signers,omitempty"`
+	Files   []bundle.File `json:"files"`
+	Trust   string        `json:"trust,omitempty"` // digest of the snapshot
+}
+
+func bundleOf(m bundle.Manifest) bundleResult {
+	return bundleResult{Serial: m.Serial, Created: m.Created, Expires: m.Expires, Files: m.Files}
+}
+
+func (r bundleResult) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "serial %d, made %s, to be replaced by %s\n", r.Serial, r.Created.Format(time.RFC3339), r.Expires.Format(time.RFC3339))
+	for _, s := range r.Signers {
+		fmt.Fprintf(&b, "signed by the key of id %s\n", s)
+	}
+	for _, f := range r.Files {
+		fmt.Fprintf(&b, "  %8d bytes  %s\n", f.Size, f.Name)
+	}
+	return b.String()
+}
+
+func (a *app) bundleFetch() *cobra.Command {
+	var trust, evidence []string
+	var key, out, cache string
+	var serial uint64
+	var days int
+	var offline bool
+	c := &cobra.Command{
+		Use:   "fetch --serial N --key KEY --out FILE",
+		Short: "Fetch what evidence is verified by, and sign it into one file",
+		Long: `Asks AMD's and Intel's services for the certificates, revocation lists and collateral by which the evidence given can be verified, and signs them
+with the vendors' roots and what --trust names into a bundle for hospitals without a way out. With --offline nobody is asked. AMD's service is asked once in 10 seconds.
+The serial has to be higher than that of every bundle before.`,
+		Example: "  consilium attest bundle fetch --evidence report.bin --evidence quote.bin --serial 8 --key steward.key --out trust-8.tar",
+		Args:    takes(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := required(c, "serial", "key", "out"); err != nil {
+				return err
+			}
+			if days < 1 || days > 400 {
+				return usage(c, "--days: got %d, want 1 to 400", days)
+			}
+			if err := absent(out); err != nil {
+				return err
+			}
+			k, err := keyfile.Read(key)
+			if err != nil {
+				return badInput{err}
+			}
+			base, err := readTrust(trust)
+			if err != nil {
+				return err
+			}
+			s := base
+			if !offline {
+				if s, err = a.fetchTrust(c.Context(), base, evidence, cache); err != nil {
+					return err
+				}
+			}
+			now := a.now().UTC().Truncate(time.Second)
+			b, err := bundle.Export(s, serial, now, now.AddDate(0, 0, days), k)
+			if err != nil {
+				return badInput{err}
+			}
+			if err := writeNew(out, b); err != nil {
+				return err
+			}
+			return a.showBundle(b)
+		},
+	}
+	c.Flags().StringArrayVar(&trust, "trust", nil, "`DIR` or file that goes in too; may be given again")
+	c.Flags().StringArrayVar(&evidence, "evidence", nil, "`FILE` of a report or quote; may be given again")
+	c.Flags().StringVar(&key, "key", "", "Ed25519 key `FILE` that signs, and whose public half the hospitals pin")
+	c.Flags().StringVar(&out, "out", "", "new bundle `FILE`")
+	c.Flags().StringVar(&cache, "cache", "", "`DIR` that keeps what was fetched; a temporary one without it")
+	c.Flags().Uint64Var(&serial, "serial", 0, "serial of the bundle, from 1")
+	c.Flags().IntVar(&days, "days", 30, "days until the bundle has to be replaced")
+	c.Flags().BoolVar(&offline, "offline", false, "ask nobody")
+	return c
+}
+
+// fetchTrust asks for what each file of evidence needs.
+func (a *app) fetchTrust(ctx context.Context, base *endorse.Snapshot, evidence []string, cache string) (*endorse.Snapshot, error) {
+	if len(evidence) == 0 {
+		return base, nil
+	}
+	var wanted []refresh.Source
+	kds, pcs := refresh.NewKDS(nil, a.now), refresh.NewPCS(nil, "", a.now)
+	for _, path := range evidence {
+		e, _, err := readEvidence(path)
+		if err != nil {
+			return nil, badInput{err}
+		}
+		var of []refresh.Source
+		switch e.Format {
+		case attest.FormatSNP:
+			of, err = kds.ForReport(e.Statement)
+		case attest.FormatTDX:
+			of, err = pcs.ForQuote(e.Statement)
+		default:
+			err = fmt.Errorf("%s: evidence of format %q names nothing that could be fetched for it", path, e.Format)
+		}
+		if err != nil {
+			return nil, badInput{err}
+		}
+		wanted = append(wanted, of...)
+	}
+	if cache == "" {
+		dir, err := os.MkdirTemp("", "consilium-endorsements-")
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+		cache = dir
+	}
+	r, err := refresh.New(refresh.Config{Dir: cache, Base: func() (*endorse.Snapshot, error) { return base, nil }, Now: a.now, After: time.After, Random: rand.Reader})
+	if err != nil {
+		return nil, badInput{err}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		r.Run(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-over
+		_ = r.Close() // of the cache, which is whole
+	}()
+	var errs []error
+	for _, s := range wanted {
+		a.tell("asking for %s", s.Name())
+		if err := r.Want(ctx, s); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, hint(fmt.Errorf("%w: %w", errVendor, errors.Join(errs...)), "what was fetched is in --cache; try again later, or from a machine with a way out")
+	}
+	return r.Snapshot(), nil
+}
+
+func (a *app) showBundle(b []byte) error {
+	s, err := bundle.Show(b)
+	if err != nil {
+		return badInput{err}
+	}
+	r := bundleOf(s.Manifest)
+	r.Signers, r.Trust = s.Signers, signed.DigestText(s.Trust.Digest())
+	return a.print(r, r.String())
+}
+
+func readBundle(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, bad("reading bundle: %w", err)
+	}
+	if info.Size() > bundle.MaxBundle {
+		return nil, bad("reading bundle %s: %d bytes, want at most %d", path, info.Size(), bundle.MaxBundle)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, bad("reading bundle: %w", err)
+	}
+	return b, nil
+}
+
+func (a *app) bundleShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show FILE",
+		Short:   "Show what is in a bundle; nobody checks who signed it",
+		Example: "  consilium attest bundle show trust-8.tar",
+		Args:    takes("FILE"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			b, err := readBundle(args[0])
+			if err != nil {
+				return err
+			}
+			return a.showBundle(b)
+		},
+	}
+}
+
+func (a *app) bundleImport() *cobra.Command {
+	var dir string
+	var keys []string
+	c := &cobra.Command{
+		Use:   "import FILE --dir DIR --key ed25519:…",
+		Short: "Keep a bundle, if a pinned key signed it and its serial is higher than all before",
+		Long: `Keeps the bundle in DIR, which a node's configuration then names. A bundle of a lower serial than one that DIR has seen is refused: with it older
+revocation lists would come back. A root that bears a vendor's name and is not the vendor's is refused.`,
+		Example: "  consilium attest bundle import trust-8.tar --dir /var/lib/consilium/trust --key ed25519:…",
+		Args:    takes("FILE"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := required(c, "dir", "key"); err != nil {
+				return err
+			}
+			var pinned []ed25519.PublicKey
+			for _, text := range keys {
+				k, err := signed.ParseKey(text)
+				if err != nil {
+					return usage(c, "--key: %w", err)
+				}
+				pinned = append(pinned, k)
+			}
+			b, err := readBundle(args[0])
+			if err != nil {
+				return err
+			}
+			m, err := bundle.Import(dir, b, a.now(), pinned...)
+			if err != nil {
+				return fmt.Errorf("%w: %w", errUnverified, err)
+			}
+			r := bundleOf(m)
+			return a.print(r, r.String())
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", "", "`DIR` that keeps the bundle; made if it is not there")
+	c.Flags().StringArrayVar(&keys, "key", nil, "public `KEY` that may sign, ed25519:…; may be given again")
+	return c
+}
