@@ -203,7 +203,7 @@ func (c *Credentials) run(ctx context.Context, raw net.Conn, exchange func(*hand
 	}
 	if err != nil {
 		var refused *Refused
-		o := Outcome{Session: h.session, Err: err}
+		o := Outcome{Session: h.session, Own: h.own, Err: err}
 		if errors.As(err, &refused) {
 			o.Reasons = refused.Reasons
 		}
@@ -211,7 +211,7 @@ func (c *Credentials) run(ctx context.Context, raw net.Conn, exchange func(*hand
 		h.close(ctx, raw)
 		return nil, Session{}, err
 	}
-	c.config.Observe(Outcome{Session: h.session})
+	c.config.Observe(Outcome{Session: h.session, Own: h.own})
 	conn := newConn(h, c.sessions.drop)
 	// Policy or trust may have changed since the peer was judged.
 	if !c.sessions.add(conn, h.turn) {

@@ -78,8 +78,17 @@ func transfer(t *testing.T, from, to net.Conn) {
 // TestStoredRecord appraises what a session kept, as an auditor does.
 func TestStoredRecord(t *testing.T) {
 	f := newFederation(t)
-	n, c := meet(t, client(t, f.config(t, attest.RoleNode)), server(t, f.config(t, attest.RoleCoordinator)))
+	shown := map[attest.Role][]byte{}
+	party := func(role attest.Role) Config {
+		c := f.config(t, role)
+		c.Observe = func(o Outcome) { shown[role] = o.Own }
+		return c
+	}
+	n, c := meet(t, client(t, party(attest.RoleNode)), server(t, party(attest.RoleCoordinator)))
 	for _, s := range []Session{n.session, c.session} {
+		if own := shown[s.PeerRole]; len(own) == 0 || !bytes.Equal(own, s.Record) {
+			t.Errorf("the %s says that it showed %d bytes, its peer kept %d", s.PeerRole, len(own), len(s.Record))
+		}
 		r, err := attest.ParseRecord(s.Record)
 		if err != nil {
 			t.Fatal(err)
@@ -219,6 +228,7 @@ func TestHello(t *testing.T) {
 		{"study", func(h *Hello) { h.Study = [32]byte{} }, CodeHello},
 		{"coordinator", func(h *Hello) { h.Role = attest.RoleCoordinator }, CodeHelloRole},
 		{"no role", func(h *Hello) { h.Role = "" }, CodeHelloRole},
+		{"size", func(h *Hello) { h.Role = attest.Role(strings.Repeat("a", maxHello)) }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			clientEnd, serverEnd := wire(t)
@@ -236,6 +246,12 @@ func TestHello(t *testing.T) {
 			}
 			fr, err := readFrame(h.tls, MaxFrame)
 			wg.Wait()
+			if tc.code == "" {
+				if err == nil || end.err == nil || reasonCodes(end.err, attest.RoleCoordinator) != nil {
+					t.Errorf("the client heard %+v, the coordinator ended by %v", fr, end.err)
+				}
+				return
+			}
 			wantCodes(t, end.err, attest.RoleCoordinator, tc.code)
 			if err != nil || fr.Verdict == nil || fr.Verdict.OK || fr.Verdict.Reasons[0].Code != tc.code {
 				t.Errorf("the client heard %+v, %v", fr, err)

@@ -190,13 +190,17 @@ func TestSleepersShutNobodyOut(t *testing.T) {
 		sc := f.config(t, attest.RoleCoordinator)
 		sc.MaxHandshakes = 8
 		s := server(t, sc)
-		for range 40 {
-			a, b := net.Pipe()
-			go serve(s, located{b, from("192.0.2.1:1")})
-			t.Cleanup(func() { _ = a.Close() })
-			synctest.Wait()
+		crowd := func(size int) {
+			for range size {
+				a, b := net.Pipe()
+				go serve(s, located{b, from("192.0.2.1:1")})
+				t.Cleanup(func() { _ = a.Close() })
+				synctest.Wait()
+			}
 		}
+		crowd(40)
 		time.Sleep(6 * time.Second) // those who still waited were turned away at five
+		crowd(32)
 		start := time.Now()
 		n, c := meetFrom(t, f, s, "198.51.100.1:1")
 		if n.err != nil || c.err != nil {

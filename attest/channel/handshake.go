@@ -28,6 +28,7 @@ type handshake struct {
 	ownKey  [32]byte // SHA-256 of the own leaf's SPKI
 	nonce   [32]byte // own: the peer's evidence answers it
 	peer    *x509.Certificate
+	own     []byte // the record that was shown to the peer
 	session Session
 	turn    uint64 // of policies and trust by which the peer is judged
 }
@@ -65,13 +66,12 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 		return h.refuse(rs...)
 	}
 
-	var own []byte
 	if h.config.Role == attest.RoleNode {
-		if own, err = h.prove(ctx, f.Proof.Nonce); err != nil {
+		if h.own, err = h.prove(ctx, f.Proof.Nonce); err != nil {
 			return err
 		}
 	}
-	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own}}); err != nil {
+	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: h.own}}); err != nil {
 		return err
 	}
 	f, err = readFrame(h.tls, MaxFrame)

@@ -50,6 +50,19 @@ func TestEveryComparisonCounts(t *testing.T) {
 		{"measurement", "appraise.go", "a.in(p.Measurements, CodeMeasurementUnlisted, \"measurement\", string(c.Measurement))", "", []string{"TestForgedProof/other_code"}},
 		{"machine", "appraise.go", "a.in(p.Machines, CodeMachineUnlisted, NotCheckedMachine, c.Machine)", "", []string{"TestForgedProof/another_machine"}},
 		{"resumption", "channel/handshake.go", "case h.state.DidResume:", "case false:", []string{"TestResumption"}},
+		{"a change during the handshake", "channel/channel.go", "if !c.sessions.add(conn, h.turn) {", "if c.sessions.add(conn, h.turn); false {", []string{"TestChangeDuringAHandshake"}},
+		{"reading after the end", "channel/conn.go", "over := c.over(); over != nil {", "over := c.over(); false && over != nil {", []string{"TestNothingIsReadAfterTheEnd"}},
+		{"an earlier end", "channel/reappraise.go", "x.shorten(until)", "_ = until", []string{"TestShorterAge"}},
+		{"no later end", "channel/conn.go", "c.cause == nil && until.Before(c.until)", "c.cause == nil", []string{"TestShorterAge"}},
+		{"the log key of a session", "channel/reappraise.go", "if r.Binding.Role == attest.RoleCoordinator {", "if false {", []string{
+			"TestWhatReappraiseAsks/another_log_key", "TestDiversion/row_60_diversion_to_a_broken_chip_of_an_accepted_generation",
+		}},
+		{"which policy changed", "channel/reappraise.go", "!slices.Contains(digests, then.Policy)", "digests[0] != then.Policy", []string{"TestWhatReappraiseAsks/the_old_policy,_and_another_trust"}},
+		{"no more nodes", "channel/reappraise.go", "case peer == attest.RoleNode && expect.NoNodes != \"\":", "case false:", []string{"TestNoNodes", "TestWhatReappraiseAsks/no_more_nodes"}},
+		{"time for who got a place", "channel/channel.go", "c.config.Timeout/2)", "c.config.Timeout)", []string{"TestSlowNodes"}},
+		{"the fewest places", "channel/door.go", "if d.inside[v.from] < d.inside[d.waiting[next].from] {", "if false && i > 0 && v != nil {", []string{"TestDoorIsFair", "TestSleepersShutNobodyOut"}},
+		{"half of the room", "channel/door.go", "alike >= room/2", "alike >= room", []string{"TestDoorsRoom"}},
+		{"the size of a hello", "channel/handshake.go", "readFrame(h.tls, maxHello)", "readFrame(h.tls, MaxFrame)", []string{"TestHello/size"}},
 		{"version", "channel/handshake.go", "case h.state.Version != tls.VersionTLS13:", "case false:", []string{"TestResumption"}},
 	} {
 		t.Run(m.name, func(t *testing.T) {

@@ -34,8 +34,9 @@ func (Session) AuthType() string { return "consilium-attested" }
 // by then: enough to say who was refused.
 type Outcome struct {
 	Session Session
-	Ended   bool  // it was admitted, and a change of policy or trust ended it: see Reappraise
-	Err     error // nil: admitted
+	Own     []byte // encoded attest.Record that this side showed, where it came to that
+	Ended   bool   // it was admitted, and a change of policy or trust ended it: see Reappraise
+	Err     error  // nil: admitted
 	Reasons []attest.Reason
 }
 
