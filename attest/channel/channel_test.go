@@ -78,15 +78,15 @@ func transfer(t *testing.T, from, to net.Conn) {
 // TestStoredRecord appraises what a session kept, as an auditor does.
 func TestStoredRecord(t *testing.T) {
 	f := newFederation(t)
-	shown := map[attest.Role][]byte{}
+	shown := map[attest.Role]chan []byte{attest.RoleNode: make(chan []byte, 1), attest.RoleCoordinator: make(chan []byte, 1)}
 	party := func(role attest.Role) Config {
 		c := f.config(t, role)
-		c.Observe = func(o Outcome) { shown[role] = o.Own }
+		c.Observe = func(o Outcome) { shown[role] <- o.Own }
 		return c
 	}
 	n, c := meet(t, client(t, party(attest.RoleNode)), server(t, party(attest.RoleCoordinator)))
 	for _, s := range []Session{n.session, c.session} {
-		if own := shown[s.PeerRole]; len(own) == 0 || !bytes.Equal(own, s.Record) {
+		if own := <-shown[s.PeerRole]; len(own) == 0 || !bytes.Equal(own, s.Record) {
 			t.Errorf("the %s says that it showed %d bytes, its peer kept %d", s.PeerRole, len(own), len(s.Record))
 		}
 		r, err := attest.ParseRecord(s.Record)

@@ -102,14 +102,13 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if rs := h.greet(*f.Hello); len(rs) > 0 {
 		return h.refuseAloud(rs)
 	}
-	own, err := h.prove(ctx, f.Hello.Nonce)
-	if err != nil {
+	if h.own, err = h.prove(ctx, f.Hello.Nonce); err != nil {
 		return err
 	}
 	if err := h.drawNonce(); err != nil {
 		return err
 	}
-	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: own, Nonce: h.nonce}}); err != nil {
+	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: h.own, Nonce: h.nonce}}); err != nil {
 		return err
 	}
 	f, err = readFrame(h.tls, MaxFrame)

@@ -59,7 +59,11 @@ func (p hostile) state() *handshake {
 	if err := c.fill(); err != nil {
 		panic(err)
 	}
-	return &handshake{Credentials: newCredentials(c), now: time.Now()}
+	h := &handshake{Credentials: newCredentials(c), now: time.Now()}
+	if err := h.drawNonce(); err != nil {
+		panic(err)
+	}
+	return h
 }
 
 // serve plays the coordinator. It returns what the client sent after the proof, if it did.
