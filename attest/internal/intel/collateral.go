@@ -116,6 +116,8 @@ func (o *outcome) common(d *document, name []byte) bool {
 	return true
 }
 
+func (o *outcome) complete() bool { return o.status != "" && !o.date.IsZero() }
+
 // status knows those of the service's specification; another one would be judged by nobody.
 func status(b []byte) string {
 	for _, s := range [...]string{
@@ -230,7 +232,7 @@ func parseSVNLevels(d *document) []svnLevel {
 				d.skip(0)
 			}
 		})
-		if l.svn < 0 || l.status == "" || len(out) == maxLevels {
+		if l.svn < 0 || !l.complete() || len(out) == maxLevels {
 			d.fail()
 		}
 		out = append(out, l)
@@ -264,7 +266,7 @@ func (x *tcbInfo) addLevel(d *document) {
 			d.skip(0)
 		}
 	})
-	if seen != 3 || l.status == "" || len(x.levels) == maxLevels {
+	if seen != 3 || !l.complete() || len(x.levels) == maxLevels {
 		d.fail()
 	}
 	if len(x.levels) == 0 {
