@@ -9,9 +9,9 @@ import (
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -24,9 +24,13 @@ type Config struct {
 	Policy    string // folder of extra Rego that may only refuse; may be empty
 	Log       LogConfig
 	Trust     string // folder of anchors
-	TEE       string // sim
-	SimRoot   string // sim only: the file of the key that a simulated TEE signs with
-	Insecure  Insecure
+	// References is a folder of signed manifests of reference values; may be empty.
+	References string
+	TEE        string // one of terms.TEEs
+	SimRoot    string // sim only: the file of the key that a simulated TEE signs with
+	VMPL       *int   // snp only: the privilege level to ask from; nil: the most privileged that the guest may use
+	Audience   string // gcp-cs-pki only: whom tokens are for
+	Insecure   Insecure
 }
 
 // ConsortiumRef pins a consortium file.
@@ -54,8 +58,9 @@ type Deps struct {
 	Gate         Gate
 	PolicyDigest [32]byte // of the built-in policy: goes into the posture
 	Attester     attest.Attester
+	TEE          string // kind of machine that Attester speaks for, as the posture names it
 	Verifiers    attest.Verifiers
-	Trust        *endorse.Snapshot
+	Grounds      *grounds.Holder                                            // by what nodes are appraised
 	LogKey       ed25519.PrivateKey                                         // pinned in consortium.yaml
 	Keys         Keys                                                       // made inside the TEE, sealed; on a laptop 0600 files
 	OpenLog      func(ctx context.Context, dir, origin string) (Log, error) // audit/appender, wired by main

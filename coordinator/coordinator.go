@@ -70,8 +70,8 @@ func New(c Config, d Deps) (*Coordinator, error) {
 	if err := CheckDeps(d); err != nil {
 		return nil, fmt.Errorf("making a coordinator: %w", err)
 	}
-	if c.Insecure.SimulatedTEE != (c.TEE == "sim") {
-		return nil, fmt.Errorf("making a coordinator: tee is %q and insecure.simulated_tee %v, want both or neither", c.TEE, c.Insecure.SimulatedTEE)
+	if c.Insecure.SimulatedTEE != (d.TEE == terms.Simulated) {
+		return nil, fmt.Errorf("making a coordinator: tee is %q and insecure.simulated_tee %v, want both or neither", d.TEE, c.Insecure.SimulatedTEE)
 	}
 	x := &Coordinator{
 		config: c, deps: d, log: d.Logger, protocol: d.Keys.Protocol.Public().(ed25519.PublicKey),
@@ -101,7 +101,7 @@ func New(c Config, d Deps) (*Coordinator, error) {
 func CheckDeps(d Deps) error {
 	for name, missing := range map[string]bool{
 		"logger": d.Logger == nil, "consortium": d.Consortium == nil, "gate": d.Gate == nil,
-		"attester": d.Attester == nil, "trust": d.Trust == nil, "log": d.OpenLog == nil, "journal": d.Journal == nil,
+		"attester": d.Attester == nil, "kind of its machine": d.TEE == "", "grounds": d.Grounds == nil, "log": d.OpenLog == nil, "journal": d.Journal == nil,
 		"entropy": d.Entropy == nil, "clock": d.Now == nil,
 	} {
 		if missing {
@@ -219,7 +219,7 @@ func (c *Coordinator) open(ctx context.Context) (*transport.Server, error) {
 }
 
 func (c *Coordinator) posture([32]byte) (attest.Posture, error) {
-	return terms.OwnPosture(c.deps.Consortium, c.deps.PolicyDigest, c.config.TEE, c.config.Insecure.SimulatedTEE), nil
+	return terms.OwnPosture(c.deps.Consortium, c.deps.PolicyDigest, c.deps.TEE, c.config.Insecure.SimulatedTEE), nil
 }
 
 // closeLogs publishes what every log took. The drivers are done by now.

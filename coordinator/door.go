@@ -25,8 +25,9 @@ import (
 // expectPeer says how a client is appraised. No node is admitted but for a study that has its approvals; a
 // person may come for any study there is, or for the consortium.
 func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
+	g, _ := c.deps.Grounds.Current()
 	nobody := func(why string) channel.Expect {
-		return channel.Expect{Policies: []attest.Policy{{Role: attest.RoleNode}}, Trust: c.deps.Trust, NoNodes: why}
+		return channel.Expect{Policies: []attest.Policy{{Role: attest.RoleNode}}, Trust: g.Trust, NoNodes: why}
 	}
 	if digest == c.deps.Consortium.Digest {
 		return nobody("a person: nodes connect for one study"), nil
@@ -41,10 +42,14 @@ func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 	case Cancelled:
 		return nobody("a study that was not cancelled"), nil
 	}
+	policies, err := g.Policies(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE, c.deps.Now())
+	if err != nil {
+		return nobody(err.Error()), nil // people may come, and mend it
+	}
 	return channel.Expect{
-		Policies: []attest.Policy{terms.Policy(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE)},
+		Policies: policies,
 		Posture:  terms.Posture(c.deps.Consortium, c.config.Insecure.SimulatedTEE),
-		Trust:    c.deps.Trust,
+		Trust:    g.Trust,
 	}, nil
 }
 

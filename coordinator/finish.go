@@ -17,6 +17,7 @@ import (
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -265,7 +266,7 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 			return err
 		}
 	}
-	for name, b := range c.deps.Trust.Files() {
+	for name, b := range d.grounds().Trust.Files() {
 		if err := o.put("trust/"+name, b); err != nil {
 			return err
 		}
@@ -334,6 +335,11 @@ func (d *driver) receipt(o *output, f finishRecord, rounds []roundRecord, checkp
 	return audit.MakeReceipt(audit.Receipt{Subject: o.subjects, Predicate: p}, c.deps.Keys.Receipt)
 }
 
+func (d *driver) grounds() *grounds.Grounds {
+	g, _ := d.s.c.deps.Grounds.Current()
+	return g
+}
+
 // receiptCoordinator appraises the own evidence as of when a node took it.
 func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error) {
 	s, c := d.s, d.s.c
@@ -355,7 +361,12 @@ func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error)
 		return audit.ReceiptCoordinator{}, err
 	}
 	sim := c.config.Insecure.SimulatedTEE
-	r := c.deps.Verifiers.Recheck(record, time.UnixMilli(shown.At), c.deps.Trust, terms.Posture(c.deps.Consortium, sim), terms.Policy(c.deps.Consortium, attest.RoleCoordinator, sim))
+	at, g := time.UnixMilli(shown.At), d.grounds()
+	policies, err := g.Policies(c.deps.Consortium, attest.RoleCoordinator, sim, at)
+	if err != nil {
+		return audit.ReceiptCoordinator{}, err
+	}
+	r := c.deps.Verifiers.Recheck(record, at, g.Trust, terms.Posture(c.deps.Consortium, sim), policies...)
 	if !r.OK() {
 		return audit.ReceiptCoordinator{}, fmt.Errorf("the own evidence does not hold: %v", r.Reasons)
 	}

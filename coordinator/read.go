@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/terms"
 )
 
 const configVersion = "consilium.coordinator/v1"
@@ -25,10 +26,13 @@ type file struct {
 		Checkpoint time.Duration `yaml:"checkpoint"`
 		MergeDelay time.Duration `yaml:"merge_delay"`
 	} `yaml:"log"`
-	Trust    string `yaml:"trust"`
-	TEE      string `yaml:"tee"`
-	SimRoot  string `yaml:"sim_root"`
-	Insecure struct {
+	Trust      string `yaml:"trust"`
+	References string `yaml:"references"`
+	TEE        string `yaml:"tee"`
+	SimRoot    string `yaml:"sim_root"`
+	VMPL       *int   `yaml:"vmpl"`
+	Audience   string `yaml:"audience"`
+	Insecure   struct {
 		SimulatedTEE bool `yaml:"simulated_tee"`
 	} `yaml:"insecure"`
 }
@@ -43,7 +47,8 @@ func ReadConfig(path string) (Config, error) {
 	c := Config{
 		Listen: f.Listen, State: config.Path(path, f.State), Policy: config.Path(path, f.Policy),
 		Log:   LogConfig{Batch: f.Log.Batch, Checkpoint: f.Log.Checkpoint, MergeDelay: f.Log.MergeDelay},
-		Trust: config.Path(path, f.Trust), TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot),
+		Trust: config.Path(path, f.Trust), References: config.Path(path, f.References),
+		TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot), VMPL: f.VMPL, Audience: f.Audience,
 		Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
 	}
 	for _, r := range f.Consortia {
@@ -73,10 +78,5 @@ func (c Config) check() error {
 	for name, d := range map[string]time.Duration{"batch": c.Log.Batch, "checkpoint": c.Log.Checkpoint, "merge_delay": c.Log.MergeDelay} {
 		need(d >= 0, "log.%s is %v, want no negative time", name, d)
 	}
-	need(c.TEE == "sim", "tee is %q, want sim", c.TEE)
-	if c.TEE == "sim" {
-		need(c.Insecure.SimulatedTEE, "tee is sim, which needs insecure: {simulated_tee: true}")
-		need(c.SimRoot != "", "sim_root is missing: tee sim needs the key that a simulated TEE signs with")
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, terms.CheckTEE(c.TEE, c.SimRoot, c.Audience, c.Insecure.SimulatedTEE))...)
 }

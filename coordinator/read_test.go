@@ -50,7 +50,7 @@ func TestReadConfig(t *testing.T) {
 		"no state":               {"state: state\n", "", "state"},
 		"no trust":               {"trust: trust\n", "", "trust"},
 		"a bad digest":           {"sha256:aaaa", "sha256:AAAA", "sha256"},
-		"another tee":            {"tee: sim", "tee: snp", "tee"},
+		"another tee":            {"tee: sim", "tee: sgx", "tee"},
 		"sim without the flag":   {"insecure: {simulated_tee: true}", "insecure: {simulated_tee: false}", "insecure"},
 		"sim without its root":   {"sim_root: sim-root.key\n", "", "sim_root"},
 		"a time without a unit":  {"batch: 2ms", "batch: 2", "line"},

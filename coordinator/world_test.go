@@ -187,10 +187,9 @@ func (f *federation) dial(digest [32]byte, role attest.Role, key ed25519.Private
 	config := channel.Config{
 		Role: role, Study: digest, Certificate: func() (*tls.Certificate, error) { return cert, nil }, Verifiers: deps.Verifiers,
 		Peer: func([32]byte) (channel.Expect, error) {
-			return channel.Expect{
-				Policies: []attest.Policy{terms.Policy(f.consortium, attest.RoleCoordinator, true)}, Posture: terms.Posture(f.consortium, true),
-				Trust: deps.Trust, LogKey: f.consortium.Log,
-			}, nil
+			g, _ := deps.Grounds.Current()
+			policies, err := g.Policies(f.consortium, attest.RoleCoordinator, true, time.Now())
+			return channel.Expect{Policies: policies, Posture: terms.Posture(f.consortium, true), Trust: g.Trust, LogKey: f.consortium.Log}, err
 		},
 	}
 	if role == attest.RoleNode {

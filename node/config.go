@@ -10,8 +10,8 @@ import (
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -25,11 +25,15 @@ type Config struct {
 	State       string // folder, 0700: keys, ledger, log memory, last round, spool
 	Enrolment   string // file
 	Trust       string // folder of anchors
+	References  string // folder of signed manifests of reference values; may be empty
+	Attestation string // policy file of the hospital's own for the coordinator, which can only tighten; may be empty
 	Approvals   string // folder: one signed file per study; removing it is the veto
 	Consent     string // Rego file that may only refuse; may be empty
 	Registries  map[string]Registry
-	TEE         string
-	SimRoot     string
+	TEE         string // one of terms.TEEs
+	SimRoot     string // sim only: the file of the key that a simulated TEE signs with
+	VMPL        *int   // snp only: the privilege level to ask from; nil: the most privileged that the guest may use
+	Audience    string // gcp-cs-pki only: whom tokens are for
 	Insecure    Insecure
 }
 
@@ -61,9 +65,10 @@ type Deps struct {
 	NodeKey      ed25519.PrivateKey
 	WitnessKey   ed25519.PrivateKey
 	Attester     attest.Attester
+	TEE          string // kind of machine that Attester speaks for, as the posture names it
 	Verifiers    attest.Verifiers
-	Trust        *endorse.Snapshot
-	Gate         Gate // consent
+	Grounds      *grounds.Holder // by what the coordinator is appraised
+	Gate         Gate            // consent
 	PolicyDigest [32]byte
 	Journal      func(path string) (Journal, error)
 	Entropy      io.Reader

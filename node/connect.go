@@ -101,16 +101,18 @@ func (r *runner) dial(cert func() (*tls.Certificate, error)) (*connection, error
 		Attester:    d.Attester,
 		Keys:        [][]byte{witness},
 		Posture: func([32]byte) (attest.Posture, error) {
-			return terms.OwnPosture(d.Consortium, d.PolicyDigest, r.node.config.TEE, simulation), nil
+			return terms.OwnPosture(d.Consortium, d.PolicyDigest, d.TEE, simulation), nil
 		},
 		Verifiers: d.Verifiers,
 		Peer: func([32]byte) (channel.Expect, error) {
+			g, _ := d.Grounds.Current()
+			policies, err := g.Policies(d.Consortium, attest.RoleCoordinator, simulation, d.Now())
 			return channel.Expect{
-				Policies: []attest.Policy{terms.Policy(d.Consortium, attest.RoleCoordinator, simulation)},
+				Policies: policies,
 				Posture:  terms.Posture(d.Consortium, simulation),
-				Trust:    d.Trust,
+				Trust:    g.Trust,
 				LogKey:   d.Consortium.Log,
-			}, nil
+			}, err
 		},
 		Study:   r.digest,
 		Now:     d.Now,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/terms"
 )
 
 // Version of node.yaml.
@@ -26,11 +27,15 @@ type configFile struct {
 	State      string                  `yaml:"state"`
 	Enrolment  string                  `yaml:"enrolment"`
 	Trust      string                  `yaml:"trust"`
+	References string                  `yaml:"references"`
+	Own        string                  `yaml:"attestation"`
 	Approvals  string                  `yaml:"approvals"`
 	Consent    string                  `yaml:"consent"`
 	Registries map[string]registryFile `yaml:"registries"`
 	TEE        string                  `yaml:"tee"`
 	SimRoot    string                  `yaml:"sim_root"`
+	VMPL       *int                    `yaml:"vmpl"`
+	Audience   string                  `yaml:"audience"`
 	Insecure   struct {
 		SimulatedTEE bool `yaml:"simulated_tee"`
 	} `yaml:"insecure"`
@@ -58,8 +63,9 @@ func ReadConfig(path string) (Config, error) {
 	c := Config{
 		Hospital: f.Hospital, Node: f.Node, Coordinator: f.Coordinator,
 		State: config.Path(path, f.State), Enrolment: config.Path(path, f.Enrolment), Trust: config.Path(path, f.Trust),
+		References: config.Path(path, f.References), Attestation: config.Path(path, f.Own),
 		Approvals: config.Path(path, f.Approvals), Consent: config.Path(path, f.Consent),
-		Registries: map[string]Registry{}, TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot),
+		Registries: map[string]Registry{}, TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot), VMPL: f.VMPL, Audience: f.Audience,
 		Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
 	}
 	for _, r := range f.Consortia {
@@ -114,13 +120,5 @@ func (c Config) validate() error {
 			return fmt.Errorf("field \"registries.%s.exclude\" wants both column and file", name)
 		}
 	}
-	switch {
-	case c.TEE != "sim":
-		return fmt.Errorf("field \"tee\" is %q, want \"sim\", the only one this version attests with", c.TEE)
-	case !c.Insecure.SimulatedTEE:
-		return fmt.Errorf("field \"tee\" is \"sim\" but insecure.simulated_tee is not set: a simulated TEE proves nothing about the machine and has to be allowed in so many words")
-	case c.SimRoot == "":
-		return fmt.Errorf("field \"sim_root\" is missing: the key that a simulated TEE signs with")
-	}
-	return nil
+	return terms.CheckTEE(c.TEE, c.SimRoot, c.Audience, c.Insecure.SimulatedTEE)
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -411,7 +412,8 @@ func (h *hub) serve() {
 		},
 		Verifiers: attest.NewVerifiers(simtee.NewVerifier()),
 		Peer: func([32]byte) (channel.Expect, error) {
-			return channel.Expect{Policies: []attest.Policy{terms.Policy(h.consortium, attest.RoleNode, true)}, Posture: terms.Posture(h.consortium, true), Trust: h.trust}, nil
+			policies, err := (&grounds.Grounds{}).Policies(h.consortium, attest.RoleNode, true, time.Now())
+			return channel.Expect{Policies: policies, Posture: terms.Posture(h.consortium, true), Trust: h.trust}, err
 		},
 		LogSigner: binder{h.keys.log},
 	}

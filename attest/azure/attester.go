@@ -15,6 +15,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/tpm"
+	"github.com/consilium-fl/consilium/attest/window"
 )
 
 // Of the virtual TPM.
@@ -41,43 +42,41 @@ type attester struct {
 	vcek *certificateCache
 }
 
-// NewAttester finds the virtual TPM of a confidential machine of Azure; on other machines it is an error.
-func NewAttester() (attest.Attester, error) {
+// NewAttester finds the virtual TPM of a confidential machine of Azure, and which hardware is under it; on other machines
+// it is an error.
+func NewAttester() (attest.Attester, attest.Format, error) {
 	a := newAttester(tpm.Open, tpm.DevicePath, tpm.EventLogPath, imdsURL)
 	t, err := a.open()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer t.Close()
 	b, err := tpm.ReadNV(t, indexReport)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if _, err := parseReport(b); err != nil {
-		return nil, fmt.Errorf("reading the HCL report: %w", err)
+	r, err := parseReport(b)
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the HCL report: %w", err)
 	}
-	return a, nil
+	return window.New(a.over), r.format, nil
 }
 
 func newAttester(open func() (transport.TPMCloser, error), lock, log, url string) attester {
 	return attester{open: open, lock: lock, log: log, imds: newIMDS(url), poll: reportPoll, busy: make(chan struct{}, 1), vcek: &certificateCache{}}
 }
 
-// Attest has the hardware sign the report data of one binding, and the TPM a quote over them. There is one register for
-// user data in a machine, so calls take turns, those of other processes too.
-func (a attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	e, err := a.attest(ctx, b)
+// over has the hardware sign report data, and the TPM a quote over them. There is one register for user data in a
+// machine, so calls take turns, those of other processes too.
+func (a attester) over(ctx context.Context, data [64]byte) (attest.Evidence, error) {
+	e, err := a.attest(ctx, data)
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting by the paravisor: %w", err)
 	}
 	return e, nil
 }
 
-func (a attester) attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	data, err := b.ReportData(nil)
-	if err != nil {
-		return attest.Evidence{}, err
-	}
+func (a attester) attest(ctx context.Context, data [64]byte) (attest.Evidence, error) {
 	e, r, err := a.measure(ctx, data)
 	if err != nil {
 		return attest.Evidence{}, err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/window"
 )
 
 // Socket is where the launcher of Confidential Space serves the container
@@ -35,7 +36,7 @@ type launcher struct {
 // policy lists: of the audience of the tokens that open Google's own services, none should be made. An audience that
 // is empty or over 512 bytes is an error of each Attest.
 func NewAttester(socket, audience string) attest.Attester {
-	return newLauncher(socket, audience)
+	return window.New(newLauncher(socket, audience).over)
 }
 
 func newLauncher(socket, audience string) *launcher {
@@ -50,13 +51,9 @@ func newLauncher(socket, audience string) *launcher {
 	}}
 }
 
-// Attest returns a token whose nonce is the first half of the report data in hex: a nonce has room for 88 bytes, and
+// over returns a token whose nonce is the first half of the report data in hex: a nonce has room for 88 bytes, and
 // not for the whole.
-func (l *launcher) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	data, err := b.ReportData(nil)
-	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("attesting in Confidential Space: %w", err)
-	}
+func (l *launcher) over(ctx context.Context, data [64]byte) (attest.Evidence, error) {
 	t, err := l.token(ctx, hex.EncodeToString(data[:32]))
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting in Confidential Space: %w", err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/amd"
+	"github.com/consilium-fl/consilium/attest/window"
 )
 
 // LowestLevel asks for a report from the most privileged level that the guest may use.
@@ -42,15 +43,11 @@ func newAttester(s source, vmpl int) (attest.Attester, error) {
 	if vmpl < LowestLevel || vmpl > 3 {
 		return nil, fmt.Errorf("attesting by %s: privilege level %d, want 0 to 3", s.name(), vmpl)
 	}
-	return attester{s, vmpl}, nil
+	return window.New(attester{s, vmpl}.over), nil
 }
 
-// Attest makes one report over one binding.
-func (a attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	data, err := b.ReportData(nil)
-	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("attesting by %s: %w", a.source.name(), err)
-	}
+// over makes one report.
+func (a attester) over(ctx context.Context, data [64]byte) (attest.Evidence, error) {
 	_, e, err := a.quote(ctx, data)
 	return e, err
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/intel"
+	"github.com/consilium-fl/consilium/attest/window"
 )
 
 const (
@@ -46,7 +47,7 @@ func NewAttester() (attest.Attester, error) {
 	if err := a.available(); err != nil {
 		return nil, fmt.Errorf("opening configfs-tsm: %w", err)
 	}
-	return a, nil
+	return window.New(a.over), nil
 }
 
 // available asks who provides quotes.
@@ -70,12 +71,8 @@ func provides(name string) error {
 	return nil
 }
 
-// Attest makes one quote over one binding.
-func (a attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	data, err := b.ReportData(nil)
-	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("attesting by configfs-tsm: %w", err)
-	}
+// over makes one quote.
+func (a attester) over(ctx context.Context, data [64]byte) (attest.Evidence, error) {
 	_, e, err := a.quote(ctx, data)
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting by configfs-tsm: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/tpm"
+	"github.com/consilium-fl/consilium/attest/window"
 )
 
 // keys are the NV indices at which Google Compute Engine keeps the certificate of an attestation key, and the template
@@ -35,27 +36,23 @@ func NewAttester() (attest.Attester, error) {
 	if _, _, err := certificate(t); err != nil {
 		return nil, err
 	}
-	return a, nil
+	return window.New(a.over), nil
 }
 
 func newAttester(open func() (transport.TPMCloser, error), log string) attester {
 	return attester{open: open, log: log, busy: make(chan struct{}, 1)}
 }
 
-// Attest makes one quote for one binding. The nonce has room for half of the report data.
-func (a attester) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	e, err := a.attest(ctx, b)
+// over makes one quote. The nonce has room for half of the report data.
+func (a attester) over(ctx context.Context, data [64]byte) (attest.Evidence, error) {
+	e, err := a.attest(ctx, data)
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting by the virtual TPM: %w", err)
 	}
 	return e, nil
 }
 
-func (a attester) attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	data, err := b.ReportData(nil)
-	if err != nil {
-		return attest.Evidence{}, err
-	}
+func (a attester) attest(ctx context.Context, data [64]byte) (attest.Evidence, error) {
 	select {
 	case a.busy <- struct{}{}: // a TPM does one thing at a time, and has room for few keys
 		defer func() { <-a.busy }()

@@ -150,14 +150,15 @@ func (c *command) check(ctx context.Context) error {
 	if _, err := net.ResolveTCPAddr("tcp", cfg.Listen); err != nil {
 		return badInput{fmt.Errorf("checking listen: %w", err)}
 	}
-	trust := d.Trust.Digest()
+	g, _ := d.Grounds.Current()
 	facts := []struct{ Name, Value string }{
 		{"consortium", d.Consortium.Name + " " + signed.DigestText(d.Consortium.Digest)},
 		{"hospitals", fmt.Sprint(len(d.Consortium.Hospitals))},
 		{"log", signed.KeyText(d.Consortium.Log)},
 		{"policy", signed.DigestText(d.PolicyDigest)},
-		{"trust", signed.DigestText(trust)},
-		{"tee", cfg.TEE + map[bool]string{true: " (simulated: proves nothing about the machine)"}[cfg.Insecure.SimulatedTEE]},
+		{"trust", signed.DigestText(g.Trust.Digest())},
+		{"references", fmt.Sprint(len(g.References.Files()))},
+		{"tee", d.TEE + map[bool]string{true: " (simulated: proves nothing about the machine)"}[cfg.Insecure.SimulatedTEE]},
 		{"listen", cfg.Listen},
 	}
 	if c.json {

@@ -19,11 +19,10 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/endorse"
-	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit/appender"
 	"github.com/consilium-fl/consilium/coordinator"
 	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -71,7 +70,7 @@ func Check(ctx context.Context, c coordinator.Config, log *slog.Logger) (coordin
 
 func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coordinator.Deps, err error) {
 	d = coordinator.Deps{
-		Logger: log, Verifiers: attest.NewVerifiers(simtee.NewVerifier()), Entropy: rand.Reader, Now: time.Now,
+		Logger: log, Verifiers: pinned.Verifiers(), Entropy: rand.Reader, Now: time.Now,
 		Journal: func(path string) (dp.Journal, error) { return store.OpenJournal(path) },
 	}
 	if d.Consortium, d.Signatures, err = pinned.Consortium(c.Consortia[0].File, c.Consortia[0].Digest); err != nil {
@@ -80,10 +79,12 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 	if d.LogKey, d.Keys, err = coordinator.ReadKeys(c.State); err != nil {
 		return d, err
 	}
-	if d.Trust, err = endorse.Load(c.Trust); err != nil {
+	files := grounds.Config{Trust: c.Trust, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile)}
+	if d.Grounds, err = grounds.Open(files, grounds.Amenders(d.Consortium)); err != nil {
 		return d, err
 	}
-	if d.Attester, err = pinned.Attester(c.TEE, c.SimRoot, attest.RoleCoordinator, "chip:coordinator"); err != nil {
+	tee := pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}
+	if d.Attester, d.TEE, err = pinned.Attester(tee, attest.RoleCoordinator, "chip:coordinator"); err != nil {
 		return d, err
 	}
 	extra, err := pinned.Rego(c.Policy)

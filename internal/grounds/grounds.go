@@ -78,6 +78,9 @@ type Config struct {
 	Seen       string // file that remembers the highest serials of manifests
 }
 
+// SeenFile is the usual name of Config.Seen, in the state folder.
+const SeenFile = "reference-serials.json"
+
 // Amenders says who signs a consortium's manifests.
 func Amenders(c *study.Consortium) reference.Amenders {
 	return reference.Amenders{Consortium: c.Name, Keys: c.Amenders(), Need: c.Amend}

@@ -15,9 +15,8 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
-	"github.com/consilium-fl/consilium/attest/endorse"
-	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/keyfile"
 	"github.com/consilium-fl/consilium/internal/pinned"
@@ -35,6 +34,9 @@ type Config struct {
 	File        string // consortium.yaml
 	Digest      [32]byte
 	Trust       string // folder of anchors
+	References  string // folder of signed manifests of reference values; may be empty
+	Attestation string // policy file of the person's own for the coordinator, which can only tighten; may be empty
+	Seen        string // file that remembers the highest serials of manifests; beside consilium.yaml
 	Person      string // name in the consortium file
 	Key         string // file, 0600
 }
@@ -48,9 +50,11 @@ func ReadConfig(path string) (Config, error) {
 			File   string        `yaml:"file"`
 			Digest config.Digest `yaml:"digest"`
 		} `yaml:"consortia"`
-		Trust  string `yaml:"trust"`
-		Person string `yaml:"person"`
-		Key    string `yaml:"key"`
+		Trust      string `yaml:"trust"`
+		References string `yaml:"references"`
+		Own        string `yaml:"attestation"`
+		Person     string `yaml:"person"`
+		Key        string `yaml:"key"`
 	}
 	if err := config.Read(path, Version, &f); err != nil {
 		return Config{}, err
@@ -66,7 +70,8 @@ func ReadConfig(path string) (Config, error) {
 	return Config{
 		Coordinator: f.Coordinator,
 		File:        config.Path(path, f.Consortia[0].File), Digest: f.Consortia[0].Digest,
-		Trust: config.Path(path, f.Trust), Person: f.Person, Key: config.Path(path, f.Key),
+		Trust: config.Path(path, f.Trust), References: config.Path(path, f.References), Attestation: config.Path(path, f.Own),
+		Seen: config.Path(path, grounds.SeenFile), Person: f.Person, Key: config.Path(path, f.Key),
 	}, nil
 }
 
@@ -75,7 +80,7 @@ type Person struct {
 	Name        string
 	Key         ed25519.PrivateKey
 	Consortium  *study.Consortium
-	Trust       *endorse.Snapshot
+	Grounds     *grounds.Grounds
 	Coordinator string
 	// Simulation allows a simulated TEE at the coordinator. It follows from the consortium file, which the
 	// person pins: people run no posture of their own.
@@ -100,12 +105,13 @@ func Open(c Config) (*Person, error) {
 	if !p.Key.Equal(key.Public()) {
 		return nil, fmt.Errorf("the key in %s is not the one that consortium %s lists for %q", filepath.Base(c.Key), con.Name, c.Person)
 	}
-	trust, err := endorse.Load(c.Trust)
+	h, err := grounds.Open(grounds.Config{Trust: c.Trust, References: c.References, Own: c.Attestation, Seen: c.Seen}, grounds.Amenders(con))
 	if err != nil {
 		return nil, err
 	}
+	g, _ := h.Current()
 	return &Person{
-		Name: c.Person, Key: key, Consortium: con, Trust: trust, Coordinator: c.Coordinator,
+		Name: c.Person, Key: key, Consortium: con, Grounds: g, Coordinator: c.Coordinator,
 		Simulation: con.Attestation.Coordinator.AllowSimulated, Now: time.Now,
 	}, nil
 }
@@ -117,14 +123,15 @@ func (p *Person) Dial(digest [32]byte) (*transport.Client, error) {
 		Certificate: func() (*tls.Certificate, error) {
 			return identity.SelfSigned(p.Name, p.Key, p.Now())
 		},
-		Verifiers: attest.NewVerifiers(simtee.NewVerifier()),
+		Verifiers: pinned.Verifiers(),
 		Peer: func([32]byte) (channel.Expect, error) {
+			policies, err := p.Grounds.Policies(p.Consortium, attest.RoleCoordinator, p.Simulation, p.Now())
 			return channel.Expect{
-				Policies: []attest.Policy{terms.Policy(p.Consortium, attest.RoleCoordinator, p.Simulation)},
+				Policies: policies,
 				Posture:  terms.Posture(p.Consortium, p.Simulation),
-				Trust:    p.Trust,
+				Trust:    p.Grounds.Trust,
 				LogKey:   p.Consortium.Log,
-			}, nil
+			}, err
 		},
 		Posture: func([32]byte) (attest.Posture, error) {
 			return terms.OwnPosture(p.Consortium, [32]byte{}, "none", false), nil

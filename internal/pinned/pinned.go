@@ -9,15 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/azure"
-	"github.com/consilium-fl/consilium/attest/confspace"
-	"github.com/consilium-fl/consilium/attest/simtee"
-	"github.com/consilium-fl/consilium/attest/snp"
-	"github.com/consilium-fl/consilium/attest/tdx"
-	"github.com/consilium-fl/consilium/attest/vtpm"
 	"github.com/consilium-fl/consilium/internal/signed"
-	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 )
 
@@ -59,30 +51,6 @@ func Unsigned(file string, pin [32]byte) (*study.Consortium, error) {
 		return nil, fmt.Errorf("reading the consortium file %s: %w", filepath.Base(file), err)
 	}
 	return c, nil
-}
-
-// Verifiers are those of every format; what is accepted, policies say.
-func Verifiers() attest.Verifiers {
-	return attest.NewVerifiers(
-		snp.NewVerifier(), tdx.NewVerifier(), azure.NewSNPVerifier(), azure.NewTDXVerifier(), vtpm.NewVerifier(),
-		confspace.NewVerifier(), confspace.NewOIDCVerifier(), simtee.NewVerifier(),
-	)
-}
-
-// Attester makes the attester that a configuration names. This version has the simulated one alone.
-func Attester(tee, simRoot string, role attest.Role, machine string) (attest.Attester, error) {
-	if tee != "sim" {
-		return nil, fmt.Errorf("making the attester: tee is %q, want \"sim\"", tee)
-	}
-	b, err := store.ReadPrivate(simRoot)
-	if err != nil {
-		return nil, fmt.Errorf("reading the simulated root key: %w", err)
-	}
-	root, err := simtee.ParseRoot(b)
-	if err != nil {
-		return nil, fmt.Errorf("reading the simulated root key: %w", err)
-	}
-	return simtee.NewAttester(root, role, machine), nil
 }
 
 // Rego reads the .rego files of a folder, or nothing where there is none.

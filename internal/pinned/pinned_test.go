@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,17 +52,28 @@ func TestAttester(t *testing.T) {
 	if err := store.WriteFile(path, simtee.MarshalRoot(root), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Attester("sim", path, attest.RoleNode, "chip:x"); err != nil {
-		t.Error(err)
-	}
-	if _, err := Attester("auto", path, attest.RoleNode, "chip:x"); err == nil {
-		t.Error("a TEE that this version does not have was taken")
+	sim := TEE{Kind: "sim", SimRoot: path}
+	if _, kind, err := Attester(sim, attest.RoleNode, "chip:x"); err != nil || kind != "sim" {
+		t.Errorf("%q, %v", kind, err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Attester("sim", path, attest.RoleNode, "chip:x"); err == nil {
+	if _, _, err := Attester(sim, attest.RoleNode, "chip:x"); err == nil {
 		t.Error("a root key that everybody can read was taken")
+	}
+}
+
+// TestNoHardware: each kind says what it looked for and did not find, and auto never falls back on a simulation.
+func TestNoHardware(t *testing.T) {
+	for kind, want := range map[string]string{
+		"snp": "sev-guest", "tdx": "configfs-tsm", "azure-snp": "TPM", "azure-tdx": "TPM", "vtpm-gce": "TPM", "gcp-cs-pki": "launcher", "auto": "launcher", "gcp-cs-oidc": "want one of", "sgx": "want one of",
+	} {
+		if a, _, err := Attester(TEE{Kind: kind, Audience: "x"}, attest.RoleNode, ""); err == nil {
+			t.Skipf("this machine has a TEE: %T", a)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", kind, err, want)
+		}
 	}
 }
 
@@ -81,5 +93,14 @@ func TestRego(t *testing.T) {
 	}
 	if _, err := Rego(filepath.Join(dir, "none")); err == nil {
 		t.Error("a folder that is not there was taken for an empty one")
+	}
+}
+
+// TestWithoutSimulation, row 61: built with the tag nosim a program attests by no simulated TEE and takes no evidence of
+// one, whatever its files say.
+func TestWithoutSimulation(t *testing.T) {
+	out, err := exec.Command("go", "test", "-tags", "nosim", "-run", "^TestNoSim$", "-v", ".").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestNoSim") {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }

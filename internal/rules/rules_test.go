@@ -141,6 +141,16 @@ func TestForbiddenImports(t *testing.T) {
 	}
 }
 
+// TestNoSimLinksNoSimulation: a daemon built with the tag nosim does not hold what makes or takes simulated evidence.
+// The reader of policies names the format only.
+func TestNoSimLinksNoSimulation(t *testing.T) {
+	for _, p := range list(t, "-tags", "nosim", "-deps", "./cmd/consilium-node", "./cmd/consilium-coordinator") {
+		if from, is := ours(p.ImportPath); is && from != "attest/reference" && slices.Contains(p.Imports, module+"/attest/simtee") {
+			t.Errorf("%s imports attest/simtee in spite of the tag nosim", from)
+		}
+	}
+}
+
 func TestLeavesStandAlone(t *testing.T) {
 	for _, p := range list(t, "./...") {
 		from, _ := ours(p.ImportPath)

@@ -8,6 +8,7 @@ package terms
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -156,35 +157,50 @@ func (t *Terms) Figures(charges uint64) (Figures, error) {
 	return f, nil
 }
 
-// Policy is how the consortium says that a role is appraised. simulation is the process's own half of
-// the agreement to simulated TEEs.
-func Policy(c *study.Consortium, role attest.Role, simulation bool) attest.Policy {
-	a := c.Attestation.Node
-	if role == attest.RoleCoordinator {
-		a = c.Attestation.Coordinator
-	}
-	p := attest.Policy{Role: role, AllowSimulated: a.AllowSimulated, Simulation: simulation, Machines: attest.SetOf(a.Machines...), MaxAge: time.Hour}
-	if len(a.Machines) == 0 {
-		p.Machines = attest.AnySet()
-	}
-	for _, m := range a.Measurements {
-		p.Measurements.Of = append(p.Measurements.Of, string(attest.SHA256Measurement(m)))
-	}
-	for _, f := range a.Formats {
-		p.Accept = append(p.Accept, attest.Format(f))
-	}
-	return p
-}
-
 // Posture is what a peer of this consortium must show. Extra Rego may only refuse, so the policy digest is
 // recorded in the evidence and not pinned here.
 func Posture(c *study.Consortium, simulation bool) attest.PostureExpect {
 	want := attest.PostureExpect{Consortium: c.Digest}
+	for _, f := range attest.Formats() {
+		want.TEE = append(want.TEE, f.TEE())
+	}
 	if simulation {
 		want.Insecure = []string{SimulatedTEE}
-		want.TEE = []string{"sim"}
+		want.TEE = append(want.TEE, Simulated)
 	}
 	return want
+}
+
+// Simulated and Auto are the two words under `tee` in a configuration that name no hardware: Auto finds out which there is.
+const (
+	Simulated = "sim"
+	Auto      = "auto"
+)
+
+// TEEs are the words under `tee`.
+func TEEs() []string {
+	kinds := []string{Simulated, Auto}
+	for _, f := range attest.Formats() {
+		if f != attest.FormatCSOIDC { // such a token is asked for by those who cannot take the other
+			kinds = append(kinds, f.TEE())
+		}
+	}
+	return kinds
+}
+
+// CheckTEE says what is missing beside the word under `tee`.
+func CheckTEE(tee, simRoot, audience string, simulation bool) error {
+	switch {
+	case !slices.Contains(TEEs(), tee):
+		return fmt.Errorf("tee is %q, want one of %q", tee, TEEs())
+	case tee == Simulated && !simulation:
+		return errors.New("tee is \"sim\" but insecure.simulated_tee is not set: a simulated TEE proves nothing about the machine and has to be allowed in so many words")
+	case tee == Simulated && simRoot == "":
+		return errors.New("sim_root is missing: the key that a simulated TEE signs with")
+	case tee == attest.FormatCSPKI.TEE() && audience == "":
+		return errors.New("audience is missing: whom tokens of Confidential Space are for, as policies list it")
+	}
+	return nil
 }
 
 // OwnPosture is what a process of this consortium shows of itself: policy is the digest of all its Rego.

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,16 +181,35 @@ func TestKeyringForgetsNothingAndForgivesNothing(t *testing.T) {
 	}
 }
 
-func TestPolicyAndPosture(t *testing.T) {
+func TestPosture(t *testing.T) {
 	c, _ := sample(t)
-	n, co := Policy(c, attest.RoleNode, true), Policy(c, attest.RoleCoordinator, false)
-	if n.Role != attest.RoleNode || !n.AllowSimulated || !n.Simulation || len(n.Measurements.Of) == 0 || n.MaxAge != time.Hour {
-		t.Errorf("node: %+v", n)
-	}
-	if co.Role != attest.RoleCoordinator || co.Simulation {
-		t.Errorf("coordinator: %+v", co)
-	}
-	if p := Posture(c, false); len(p.TEE) != 0 || len(p.Insecure) != 0 || p.Consortium != c.Digest {
+	if p := Posture(c, false); slices.Contains(p.TEE, Simulated) || len(p.TEE) != len(attest.Formats()) || len(p.Insecure) != 0 || p.Consortium != c.Digest {
 		t.Errorf("without simulation nothing simulated is taken: %+v", p)
+	}
+	if p := Posture(c, true); !slices.Contains(p.TEE, Simulated) || len(p.Insecure) != 1 {
+		t.Errorf("with simulation: %+v", p)
+	}
+}
+
+func TestCheckTEE(t *testing.T) {
+	for _, c := range []struct {
+		tee, root, audience string
+		simulation          bool
+		want                string
+	}{
+		{"sim", "root", "", true, ""},
+		{"sim", "root", "", false, "simulated_tee"},
+		{"sim", "", "", true, "sim_root"},
+		{"auto", "", "", false, ""},
+		{"snp", "", "", true, ""},
+		{"gcp-cs-pki", "", "", false, "audience"},
+		{"gcp-cs-pki", "", "x", false, ""},
+		{"gcp-cs-oidc", "", "x", false, "tee is"},
+		{"", "", "", false, "tee is"},
+	} {
+		err := CheckTEE(c.tee, c.root, c.audience, c.simulation)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }

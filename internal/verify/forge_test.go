@@ -29,6 +29,7 @@ import (
 	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
@@ -626,6 +627,16 @@ func (s *story) cosign(t testing.TB, note []byte, hospital string) []byte {
 	return []byte("\u2014 " + name + " " + base64.StdEncoding.EncodeToString(b) + "\n")
 }
 
+// policy is the digest of the one that the consortium file states.
+func (s *story) policy(t testing.TB, role attest.Role) audit.Digest {
+	t.Helper()
+	ps, err := (&grounds.Grounds{}).Policies(s.consortium, role, true, s.start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return audit.Digest(ps[0].Digest())
+}
+
 func (s *story) receipt(t testing.TB, files map[string][]byte, at audit.Checkpoint) audit.Receipt {
 	t.Helper()
 	var r audit.Receipt
@@ -637,7 +648,7 @@ func (s *story) receipt(t testing.TB, files map[string][]byte, at audit.Checkpoi
 		Study: s.study.Digest, Consortium: s.consortium.Digest, Simulated: true,
 		Coordinator: audit.ReceiptCoordinator{
 			Measurement: signed.DigestText(simtee.Measurement(attest.RoleCoordinator)), Evidence: signed.Digest(own), Status: "warning",
-			Policy: terms.Policy(s.consortium, attest.RoleCoordinator, true).Digest(), Trust: s.trust.Digest(),
+			Policy: s.policy(t, attest.RoleCoordinator), Trust: s.trust.Digest(),
 		},
 		Log: audit.ReceiptLog{Origin: at.Origin, Size: at.Size, Root: at.Root, Cosigned: at.Cosigned, Leaves: map[string]uint64{}},
 	}

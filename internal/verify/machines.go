@@ -14,15 +14,16 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
-	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
 // verifiers know every format. That simulated evidence can be read here makes it no better: it counts only
 // where the consortium file allows it, and the report says so first.
-var verifiers = attest.NewVerifiers(simtee.NewVerifier())
+var verifiers = pinned.Verifiers()
 
 // checkReceipt finds the receipt key in the evidence that the receipt names, and checks the signature. That the
 // evidence is good is for checkMachines to say.
@@ -184,8 +185,12 @@ func (c *checker) appraise(s *section, p, subject string, role attest.Role, r at
 	if role == attest.RoleCoordinator {
 		accept = c.consortium.Attestation.Coordinator
 	}
-	policy := terms.Policy(c.consortium, role, accept.AllowSimulated)
-	result := verifiers.Recheck(r, c.log.leaves[i].Time, trust, terms.Posture(c.consortium, accept.AllowSimulated), policy)
+	policies, err := (&grounds.Grounds{Trust: trust}).Policies(c.consortium, role, accept.AllowSimulated, c.log.leaves[i].Time)
+	if err != nil {
+		s.fail(p, "%v", err)
+		return false
+	}
+	result := verifiers.Recheck(r, c.log.leaves[i].Time, trust, terms.Posture(c.consortium, accept.AllowSimulated), policies...)
 	for _, reason := range result.Reasons {
 		s.fail(p, "at %s: %v", c.log.leaves[i].Time.Format(time.RFC3339), reason)
 	}

@@ -19,8 +19,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/endorse"
-	"github.com/consilium-fl/consilium/attest/simtee"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -52,11 +51,11 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	if err != nil {
 		return node.Deps{}, fmt.Errorf("reading the enrolment: %w", err)
 	}
-	trust, err := endorse.Load(c.Trust)
+	held, err := grounds.Open(grounds.Config{Trust: c.Trust, References: c.References, Own: c.Attestation, Seen: filepath.Join(c.State, grounds.SeenFile)}, grounds.Amenders(con))
 	if err != nil {
 		return node.Deps{}, err
 	}
-	attester, err := pinned.Attester(c.TEE, c.SimRoot, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
+	attester, tee, err := pinned.Attester(pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
 	if err != nil {
 		return node.Deps{}, err
 	}
@@ -67,7 +66,7 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	return node.Deps{
 		Logger: log, Consortium: con, Signatures: sigs, Enrolment: enrolment,
 		NodeKey: keys.Node, WitnessKey: keys.Witness,
-		Attester: attester, Verifiers: attest.NewVerifiers(simtee.NewVerifier()), Trust: trust,
+		Attester: attester, TEE: tee, Verifiers: pinned.Verifiers(), Grounds: held,
 		Gate: gate, PolicyDigest: gate.Digest(),
 		Journal: func(path string) (node.Journal, error) { return store.OpenJournal(path) },
 		Entropy: rand.Reader, Now: time.Now,
