@@ -112,16 +112,15 @@ func (a *appraisal) judge(c Claims, p Policy) {
 
 // formats judges the blocks. One that the format consists of has to be in the claims and in the policy.
 func (a *appraisal) formats(c Claims, p Policy) {
-	for _, b := range []struct {
+	for _, b := range [...]struct {
 		name             string
 		claimed, allowed bool
-		appraise         func()
 	}{
-		{"azure", c.Azure != nil, p.Azure != nil, func() { p.Azure.appraise(c.Azure, a) }},
-		{"snp", c.SNP != nil, p.SNP != nil, func() { p.SNP.appraise(c.SNP, a) }},
-		{"tdx", c.TDX != nil, p.TDX != nil, func() { p.TDX.appraise(c.TDX, a) }},
-		{"tpm", c.TPM != nil, p.TPM != nil, func() { p.TPM.appraise(c.TPM, a) }},
-		{"workload", c.Workload != nil, p.Workload != nil, func() { p.Workload.appraise(c.Workload, a) }},
+		{"azure", c.Azure != nil, p.Azure != nil},
+		{"snp", c.SNP != nil, p.SNP != nil},
+		{"tdx", c.TDX != nil, p.TDX != nil},
+		{"tpm", c.TPM != nil, p.TPM != nil},
+		{"workload", c.Workload != nil, p.Workload != nil},
 	} {
 		switch wanted := slices.Contains(blocks[c.Format], b.name); {
 		case !b.claimed && !c.authentic(): // as much as could be read of what nobody vouches for
@@ -130,8 +129,23 @@ func (a *appraisal) formats(c Claims, p Policy) {
 		case wanted && !b.allowed:
 			a.refuse(CodeConfig, "policy."+b.name, "absent", fmt.Sprintf("what is taken of %q", c.Format))
 		case wanted:
-			b.appraise()
+			a.block(b.name, c, p)
 		}
+	}
+}
+
+func (a *appraisal) block(name string, c Claims, p Policy) {
+	switch name {
+	case "azure":
+		p.Azure.appraise(c.Azure, a)
+	case "snp":
+		p.SNP.appraise(c.SNP, a)
+	case "tdx":
+		p.TDX.appraise(c.TDX, a)
+	case "tpm":
+		p.TPM.appraise(c.TPM, a)
+	case "workload":
+		p.Workload.appraise(c.Workload, a)
 	}
 }
 
@@ -145,13 +159,13 @@ func (a *appraisal) dated(c Claims, p Policy, now time.Time) (until time.Time) {
 			end = earlier(end, d.ThisUpdate.Add(p.EndorsementAge))
 		}
 		until = earlier(until, end)
-		switch at := now.UTC().Format(time.RFC3339); {
+		switch {
 		case now.Before(d.ThisUpdate):
-			a.refuse(CodeCertTime, d.Name, d.ThisUpdate.UTC().Format(time.RFC3339), "at most "+at)
+			a.refuse(CodeCertTime, d.Name, stamp(d.ThisUpdate), "at most "+stamp(now))
 		case !now.Before(end):
-			a.refuse(d.Code, d.Name, end.UTC().Format(time.RFC3339), "after "+at)
+			a.refuse(d.Code, d.Name, stamp(end), "after "+stamp(now))
 		case !now.Before(d.NextUpdate):
-			a.warn(d.Code, d.Name, d.NextUpdate.UTC().Format(time.RFC3339), "after "+at)
+			a.warn(d.Code, d.Name, stamp(d.NextUpdate), "after "+stamp(now))
 		}
 	}
 	for _, q := range p.Also {
@@ -159,3 +173,5 @@ func (a *appraisal) dated(c Claims, p Policy, now time.Time) (until time.Time) {
 	}
 	return until
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,13 +1,10 @@
 package attest
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/consilium-fl/consilium/internal/signed"
 )
 
 // MaxAge is the longest that an appraisal holds, and what a Policy without MaxAge means.
@@ -98,6 +95,15 @@ func (p Policy) Validate() error {
 			}
 		}
 	}
+	if p.SNP != nil {
+		p.SNP.check(&a)
+	}
+	if p.TDX != nil {
+		p.TDX.check(&a)
+	}
+	if p.TPM != nil {
+		p.TPM.check(&a)
+	}
 	errs := make([]error, 0, len(a.reasons))
 	for _, r := range a.reasons {
 		errs = append(errs, r)
@@ -164,42 +170,6 @@ func subset[T ~string](field string, p, q []T) ([]T, error) {
 		}
 	}
 	return slices.Clone(q), nil
-}
-
-// Digest names what the policy admits: lists are sets, so order and repeats do not count.
-func (p Policy) Digest() [32]byte {
-	also := make([][]byte, 0, len(p.Also))
-	for _, q := range p.Also {
-		d := q.Digest()
-		also = append(also, d[:])
-	}
-	b, err := signed.Encode(struct {
-		_                      struct{} `cbor:",toarray"`
-		Domain                 string
-		Role                   Role
-		Accept                 []Format
-		AllowSimulated         bool
-		Measurements, Machines Set
-		MaxAge                 time.Duration
-		Deny, Warn             []string
-		Revocation             bool
-		EndorsementAge, Grace  time.Duration
-		SNP                    *SNPPolicy
-		TDX                    *TDXPolicy
-		TPM                    *TPMPolicy
-		Azure                  *AzurePolicy
-		Workload               *WorkloadPolicy
-		Also                   [][]byte
-	}{
-		Domain: "consilium/policy/v2", Role: p.Role, Accept: sortedSet(p.Accept), AllowSimulated: p.AllowSimulated,
-		Measurements: p.Measurements, Machines: p.Machines, MaxAge: p.maxAge(), Deny: sortedSet(p.DenyGenerations), Warn: sortedSet(p.WarnGenerations),
-		Revocation: p.Revocation, EndorsementAge: p.EndorsementAge, Grace: p.Grace,
-		SNP: p.SNP, TDX: p.TDX, TPM: p.TPM, Azure: p.Azure, Workload: p.Workload, Also: also,
-	})
-	if err != nil {
-		panic("attest: strings, bytes and numbers always encode: " + err.Error())
-	}
-	return sha256.Sum256(b)
 }
 
 func sortedSet[T ~string](s []T) []T {

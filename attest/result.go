@@ -92,7 +92,7 @@ func (v *Vector) element(code string) *int8 {
 		return &v.InstanceIdentity
 	case "measurement", "rtmr", "pcr", "image":
 		return &v.Executables
-	case "debug", "migratable", "policy", "posture", "vmpl", "config", "hcl", "cs":
+	case "debug", "migratable", "policy", "posture", "vmpl", "config", "hcl", "cs", "tdx":
 		return &v.Configuration
 	}
 	return &v.Hardware

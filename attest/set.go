@@ -1,13 +1,12 @@
 package attest
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/consilium-fl/consilium/internal/signed"
 )
 
 // Set is the values that a policy takes for one thing: those listed, or any. The zero Set takes none. In YAML
@@ -35,7 +34,9 @@ func (s Set) Has(v string) bool { return s.Any || slices.Contains(s.Of, v) }
 
 // hasBytes knows a value in hex, and the word zero for one that is all zero.
 func (s Set) hasBytes(b HexBytes) bool {
-	return s.Has(b.String()) || b.zero() && s.Has("zero")
+	var room [128]byte
+	text := hex.AppendEncode(room[:0], b)
+	return s.Any || slices.ContainsFunc(s.Of, func(x string) bool { return x == string(text) || x == "zero" && b.zero() })
 }
 
 func (s Set) String() string {
@@ -46,14 +47,6 @@ func (s Set) String() string {
 		return fmt.Sprintf("one of %d listed", len(s.Of))
 	}
 	return fmt.Sprintf("one of %q", s.Of)
-}
-
-// MarshalCBOR makes equal sets encode alike, whatever their order.
-func (s Set) MarshalCBOR() ([]byte, error) {
-	if s.Any {
-		return signed.Encode("any")
-	}
-	return signed.Encode(sortedSet(append([]string{}, s.Of...)))
 }
 
 // MarshalJSON writes the list, or the word any.
