@@ -352,6 +352,14 @@ func TestRows(t *testing.T) {
 		{name: "row 38 mask flipped", change: edit(poke(0x48, 2)), want: []string{"sig.invalid", "parse.signer", "identity.masked"}},
 		{name: "row 39 revoked ASK", made: &vcek, change: revoke(t, fake.Shared().ASK(fake.Genoa)), want: []string{"revoked"}},
 		{name: "row 39 revoked ASVK", made: &fake.Options{VLEK: true}, change: revoke(t, fake.Shared().ASVK(fake.Genoa)), want: []string{"revoked"}},
+		{name: "row 39 revoked ASVK, which the evidence keeps to itself", made: &fake.Options{VLEK: true}, change: func(s *setting) {
+			revoke(t, fake.Shared().ASVK(fake.Genoa))(s)
+			delete(s.evidence.Endorsements, "ask")
+		}, want: []string{"revoked"}},
+		{name: "row 39 half a list", made: &vcek, change: crl(t, fake.Shared().DeltaCRL(fake.Genoa, fake.From, fake.Until)), want: []string{"crl.missing"}},
+		{name: "row 39 an old list and a new one", made: &vcek, change: crl(t, fake.Shared().CRL(fake.Genoa, fake.From, day("2026-11-01")), fake.Shared().CRL(fake.Genoa, day("2026-11-01"), fake.Until))},
+		{name: "row 39 a new list and an old one", made: &vcek, change: crl(t, fake.Shared().CRL(fake.Genoa, day("2026-11-01"), fake.Until), fake.Shared().CRL(fake.Genoa, fake.From, day("2026-11-01")))},
+		{name: "row 39 revoked by an old list", made: &vcek, change: crl(t, fake.Shared().CRL(fake.Genoa, day("2026-11-01"), fake.Until), fake.Shared().CRL(fake.Genoa, fake.From, day("2026-11-01"), fake.Shared().ASK(fake.Genoa))), want: []string{"revoked"}},
 		{name: "row 39 ASVK revoked, VCEK used", made: &vcek, change: revoke(t, fake.Shared().ASVK(fake.Genoa))},
 		{name: "row 39 revoked root", made: &vcek, change: revoke(t, fake.Shared().ARK(fake.Genoa)), want: []string{"revoked"}},
 		{name: "row 39 stale", made: &vcek, change: crl(t, fake.Shared().CRL(fake.Genoa, fake.From, day("2026-11-01"))), want: []string{"crl.stale"}},
@@ -446,11 +454,14 @@ func tail(n int) func(*setting) {
 
 var impostor = sync.OnceValue(fake.New)
 
-func crl(t *testing.T, list []byte) func(*setting) {
+func crl(t *testing.T, lists ...[]byte) func(*setting) {
 	t.Helper()
 	return func(s *setting) {
 		files := fake.Shared().Files()
-		files["crl_genoa.der"] = list
+		delete(files, "crl_genoa.der")
+		for i, list := range lists {
+			files[fmt.Sprintf("crl_%d.der", i)] = list
+		}
 		s.in.Trust, s.policy.Revocation = snapshot(t, files), true
 	}
 }

@@ -2,13 +2,17 @@ package amd
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"maps"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-sev-guest/abi"
 	sgtest "github.com/google/go-sev-guest/testing"
@@ -217,6 +221,35 @@ func TestIntermediate(t *testing.T) {
 	} {
 		if got := verdict(tc.files, tc.change); got != tc.want {
 			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
+// TestUntil: claims hold until the first of the certificates ends.
+func TestUntil(t *testing.T) {
+	in := fakes()[0].in
+	for end, want := range map[time.Time]time.Time{fakeDay.AddDate(1, 0, 0): fakeDay.AddDate(1, 0, 0), fake.Until.AddDate(1, 0, 0): fake.Until} {
+		report, endorsements := fake.Shared().Report(fake.Options{Certificate: func(c *fake.Certificate) { c.Until = end }})
+		if c, err := Verify(report, endorsements, in); err != nil || !c.NotAfter.Equal(want) {
+			t.Errorf("until %s, %v; want %s", c.NotAfter, err, want)
+		}
+	}
+}
+
+// TestShortKeys: an authority whose key is short signs nothing.
+func TestShortKeys(t *testing.T) {
+	for _, bits := range []int{2048, 3072} {
+		rsaKey, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &x509.Certificate{SerialNumber: big.NewInt(1), SignatureAlgorithm: x509.SHA384WithRSAPSS, IsCA: true, BasicConstraintsValid: true, NotAfter: fake.Until}
+		der, err := x509.CreateCertificate(rand.Reader, c, c, rsaKey.Public(), rsaKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err = x509.ParseCertificate(der); err != nil || c.CheckSignatureFrom(c) != nil || signedBy(c, c) {
+			t.Errorf("%d bits sign, %v", bits, err)
 		}
 	}
 }

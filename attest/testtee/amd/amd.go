@@ -132,7 +132,16 @@ func (w *World) ASVK(line string) []byte { return w.asvk[line].Raw }
 
 // CRL is the list of a line's root, with the serials of the certificates given in DER.
 func (w *World) CRL(line string, this, next time.Time, revoked ...[]byte) []byte {
-	list := &x509.RevocationList{Number: big.NewInt(this.Unix()), ThisUpdate: this, NextUpdate: next, SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	return w.list(line, this, next, nil, revoked)
+}
+
+// DeltaCRL is one that lists what came to be since another (RFC 5280, section 5.2.4), and not the rest.
+func (w *World) DeltaCRL(line string, this, next time.Time, revoked ...[]byte) []byte {
+	return w.list(line, this, next, []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{asn1.TagInteger, 1, 1}}}, revoked)
+}
+
+func (w *World) list(line string, this, next time.Time, extensions []pkix.Extension, revoked [][]byte) []byte {
+	list := &x509.RevocationList{Number: big.NewInt(this.Unix()), ThisUpdate: this, NextUpdate: next, SignatureAlgorithm: x509.SHA384WithRSAPSS, ExtraExtensions: extensions}
 	for _, der := range revoked {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: must(x509.ParseCertificate(der)).SerialNumber, RevocationTime: this})
 	}
