@@ -37,10 +37,17 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// BenchmarkThousandNodes: all join at once, each on a machine of its own whose quotes take 200 ms, as the coordinator's
-// do. A join is two connections, as a node makes them: one to ask for its SVID and one with it.
+// BenchmarkThousandNodes: all join at once, each on a machine of its own whose quotes take as long as the coordinator's
+// do: 200 ms, or the three seconds of Azure. A join is two connections, as a node makes them: one to ask for its SVID
+// and one with it.
 func BenchmarkThousandNodes(b *testing.B) {
-	const nodes, quote = 1000, 200 * time.Millisecond
+	for _, quote := range []time.Duration{200 * time.Millisecond, 3 * time.Second} {
+		b.Run(quote.String(), func(b *testing.B) { thousandNodes(b, quote) })
+	}
+}
+
+func thousandNodes(b *testing.B, quote time.Duration) {
+	const nodes = 1000
 	f := newFederation(b)
 	coordinator := newChip(b, "coordinator", quote)
 	machines := make([]*chip, nodes)
@@ -84,7 +91,7 @@ func join(b *testing.B, creds credentials.TransportCredentials, clients []grpc.D
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.Creds(creds), grpc.ConnectionTimeout(20*time.Second))
+	s := grpc.NewServer(grpc.Creds(creds), grpc.ConnectionTimeout(time.Minute))
 	healthpb.RegisterHealthServer(s, health.NewServer())
 	go func() { _ = s.Serve(l) }()
 	defer s.Stop()
@@ -108,11 +115,11 @@ func join(b *testing.B, creds credentials.TransportCredentials, clients []grpc.D
 }
 
 func ask(address string, creds grpc.DialOption) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	conn, err := grpc.NewClient(address, creds, grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-		MinConnectTimeout: 15 * time.Second,
+		MinConnectTimeout: time.Minute,
 	}))
 	if err != nil {
 		return err

@@ -17,8 +17,8 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultTimeout       = 10 * time.Second
-	DefaultMaxHandshakes = 256
+	DefaultTimeout       = 20 * time.Second // an Azure machine needs three seconds for a quote, and a window may wait for one more
+	DefaultMaxHandshakes = 512
 )
 
 // Config of one side. Its functions are called from many handshakes at once.
@@ -36,10 +36,10 @@ type Config struct {
 	} // coordinator only: signed.Sign by the log key, kind attest.KindBinding
 	Now    func() time.Time                                                    // time.Now when nil
 	Person func(study [32]byte, leaf ed25519.PublicKey) (name string, ok bool) // server only: whether a key is a listed person's; nil refuses all
-	// MaxHandshakes bounds concurrent handshakes at a server. More wait, for half of their Timeout at most, so that
-	// whoever gets a place has time to use it; those from the address with the fewest places come first.
+	// MaxHandshakes bounds concurrent handshakes at a server. More wait, for half of a Timeout at most; those from the
+	// address with the fewest places come first.
 	MaxHandshakes int
-	// Timeout is for the whole handshake, waiting and TLS included.
+	// Timeout is for one handshake, TLS and both quotes included, once it has a place.
 	Timeout time.Duration
 	// Observe is called with every handshake's outcome, before the connection is used, and with every session that
 	// Reappraise ends, after its admission: for the audit log.
@@ -82,6 +82,9 @@ func (c *Config) fill() error {
 	}
 	return nil
 }
+
+// patience is how long a handshake waits for a place.
+func (c *Config) patience() time.Duration { return c.Timeout / 2 }
 
 // NewClient makes the credentials of a node or a person, for one study.
 func NewClient(c Config) (*Credentials, error) {
@@ -157,7 +160,7 @@ func (c *Credentials) ClientHandshake(ctx context.Context, authority string, raw
 			name = host
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.config.patience()+c.config.Timeout)
 	defer cancel()
 	conn, session, err := c.run(ctx, raw, func(h *handshake) error { return h.client(ctx, raw, name) })
 	if err != nil {
@@ -171,15 +174,15 @@ func (c *Credentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthI
 	if c.config.Role != attest.RoleCoordinator {
 		return nil, nil, errors.New("attesting as a server: these are a client's credentials")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.config.Timeout)
-	defer cancel()
 	from := origin(raw)
-	if err := c.door.enter(from, c.config.Timeout/2); err != nil {
+	if err := c.door.enter(from, c.config.patience()); err != nil {
 		err = fmt.Errorf("attesting a client: %w", err)
 		c.config.Observe(Outcome{Err: err})
 		return nil, nil, errors.Join(err, raw.Close())
 	}
 	defer c.door.leave(from)
+	ctx, cancel := context.WithTimeout(context.Background(), c.config.Timeout)
+	defer cancel()
 	conn, session, err := c.run(ctx, raw, func(h *handshake) error { return h.server(ctx, raw) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("attesting a client: %w", err)

@@ -29,9 +29,9 @@
 // A session ends with its [Session].Until, an hour at most, and before that when policy or trust no longer take the
 // peer: whoever changes them calls [Credentials.Reappraise]. Either way the next connection attests anew.
 //
-// A coordinator runs a bounded number of handshakes at once, each in ten seconds. Who finds no place waits for half of
-// them at most, and comes again. Its attester is to answer windows (attest/window): then a thousand nodes that join at
-// once cost it a few quotes.
+// A coordinator runs a bounded number of handshakes at once. Who finds no place waits for half the time of one, and
+// comes again; who finds one has all of it. Its attester is to answer windows (attest/window): then a thousand nodes
+// that join at once cost it a few quotes.
 //
 // The leaf's issuer is not judged here. Which leaf may call what is the business of whoever
 // serves: a leaf signed by the node's own key may come this far too.

@@ -183,7 +183,7 @@ func TestOrigin(t *testing.T) {
 }
 
 // TestSleepersShutNobodyOut: all places are held by connections from one address that say nothing, and more of them
-// wait. A node from another address is in as soon as the first of them has had its ten seconds.
+// wait. A node from another address is in as soon as the first of them has had its time.
 func TestSleepersShutNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFederation(t)
@@ -199,14 +199,14 @@ func TestSleepersShutNobodyOut(t *testing.T) {
 			}
 		}
 		crowd(40)
-		time.Sleep(6 * time.Second) // those who still waited were turned away at five
+		time.Sleep(12 * time.Second) // those who still waited were turned away after ten
 		crowd(32)
 		start := time.Now()
 		n, c := meetFrom(t, f, s, "198.51.100.1:1")
 		if n.err != nil || c.err != nil {
 			t.Fatal(n.err, c.err)
 		}
-		if took := time.Since(start); took > 4*time.Second {
+		if took := time.Since(start); took > 8*time.Second {
 			t.Errorf("it took %s", took)
 		}
 		_, _ = n.conn.NetConn().Close(), c.conn.NetConn().Close()
@@ -214,13 +214,13 @@ func TestSleepersShutNobodyOut(t *testing.T) {
 	})
 }
 
-// TestSlowNodes: many more nodes than places, each of which needs three seconds for its quote. Whoever gets a place
-// finishes, whoever does not tries again, and all get in.
+// TestSlowNodes: many more nodes than places, and every quote takes three seconds, the coordinator's too. Whoever gets
+// a place finishes, whoever does not tries again, and all get in.
 func TestSlowNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const nodes, places = 60, 8
 		f := newFederation(t)
-		coordinator, machine := newChip(t, "coordinator", 200*time.Millisecond), newChip(t, "node", 3*time.Second)
+		coordinator, machine := newChip(t, "coordinator", 3*time.Second), newChip(t, "node", 3*time.Second)
 		trust := trusting(t, nil, coordinator, machine)
 		party := f.onChips(func() *endorse.Snapshot { return trust }, anyChip)
 		var turned, failed atomic.Int64
@@ -260,8 +260,8 @@ func TestSlowNodes(t *testing.T) {
 		}
 		wg.Wait()
 		took := time.Since(start)
-		if least := nodes / places * 3 * time.Second; took > 2*least {
-			t.Errorf("%d nodes took %s, where %s is the least", nodes, took, least)
+		if most := (nodes/places + 2) * 9 * time.Second; took > most { // two quotes of waiting, and the own
+			t.Errorf("%d nodes took %s, want at most %s", nodes, took, most)
 		}
 		if turned.Load() == 0 || failed.Load() != 0 {
 			t.Errorf("%d were turned away, %d failed within: want only the former", turned.Load(), failed.Load())

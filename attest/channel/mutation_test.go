@@ -59,7 +59,7 @@ func TestEveryComparisonCounts(t *testing.T) {
 		}},
 		{"which policy changed", "channel/reappraise.go", "!slices.Contains(digests, then.Policy)", "digests[0] != then.Policy", []string{"TestWhatReappraiseAsks/the_old_policy,_and_another_trust"}},
 		{"no more nodes", "channel/reappraise.go", "case peer == attest.RoleNode && expect.NoNodes != \"\":", "case false:", []string{"TestNoNodes", "TestWhatReappraiseAsks/no_more_nodes"}},
-		{"time for who got a place", "channel/channel.go", "c.config.Timeout/2)", "c.config.Timeout)", []string{"TestSlowNodes"}},
+		{"time for who got a place", "channel/channel.go", "ctx, c.config.patience()+c.config.Timeout)", "ctx, c.config.Timeout/2)", []string{"TestSlowNodes"}},
 		{"the fewest places", "channel/door.go", "if d.inside[v.from] < d.inside[d.waiting[next].from] {", "if false && i > 0 && v != nil {", []string{"TestDoorIsFair", "TestSleepersShutNobodyOut"}},
 		{"half of the room", "channel/door.go", "alike >= room/2", "alike >= room", []string{"TestDoorsRoom"}},
 		{"the size of a hello", "channel/handshake.go", "readFrame(h.tls, maxHello)", "readFrame(h.tls, MaxFrame)", []string{"TestHello/size"}},
