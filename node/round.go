@@ -161,6 +161,7 @@ func (r *runner) endRound() {
 		return
 	}
 	r.round.forget()
+	r.reads.Wait() // an upload that has been stopped must not read anything but this round's words
 	if err := r.spool.void(); err != nil {
 		r.log.Warn("the spool of a round that is over still counts", "error", err)
 	}
@@ -303,7 +304,6 @@ func (s *serving) declined(err error) aggregate.Event {
 // fillSpool writes the masked vector, whole, and forgets the plain one. A pass that failed is never made
 // again: the masks are erased.
 func (s *serving) fillSpool() aggregate.Event {
-	s.reads.Wait() // for an upload of a round that is over: it has been stopped, and must not read this one's words
 	digest, err := s.spool.fill(s.round.member, s.round.vector)
 	if err == nil {
 		err = s.observe()

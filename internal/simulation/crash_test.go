@@ -1,13 +1,12 @@
 package simulation
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/internal/transport"
@@ -73,15 +72,22 @@ func closed(set ...string) past { return past{outcome: aggregate.Closed, set: se
 
 var all4 = []string{"alder", "birch", "cedar", "hazel"}
 
-// stored are the vectors that a coordinator's disk holds whole for a round, by file.
-func (fl *fleet) stored(round uint64) map[string]uint64 {
+// stored are the vectors of the round of alder's that a coordinator's disk holds whole, and when each was
+// written: their trailers begin with the same roster.
+func (fl *fleet) stored() map[string]time.Time {
 	fl.t.Helper()
-	files := must(filepath.Glob(fl.path("coordinator", "state", "studies", "*", "rounds", fmt.Sprintf("%04d", round), "*.words")))(fl.t)
-	inodes := map[string]uint64{}
-	for _, f := range files {
-		inodes[f] = must(os.Stat(f))(fl.t).Sys().(*syscall.Stat_t).Ino
+	roster := func(file string) string {
+		b := must(os.ReadFile(file))(fl.t)
+		return string(b[max(0, len(b)-64):max(0, len(b)-32)])
 	}
-	return inodes
+	files := must(filepath.Glob(fl.path("coordinator", "state", "studies", "*", "rounds", "*.words")))(fl.t)
+	written := map[string]time.Time{}
+	for _, f := range files {
+		if roster(f) == roster(filepath.Join(filepath.Dir(f), "alder.words")) {
+			written[f] = must(os.Stat(f))(fl.t).ModTime()
+		}
+	}
+	return written
 }
 
 // A coordinator that is killed while it collects goes on with the same round and the vectors it had.
@@ -96,15 +102,19 @@ func TestKillCoordinatorWhileCollecting(t *testing.T) {
 		fl.await("the upload of "+h, arrived(2, "collecting", h))
 	}
 	fl.kill("")
-	before := fl.stored(2)
+	before := fl.stored()
 	if len(before) != 3 {
 		t.Errorf("%d vectors are whole, want three", len(before))
 	}
 	fl.start("")
 	free()
 	heldEnd() // voting: all four are stored
-	for f, inode := range fl.stored(2) {
-		if was, ok := before[f]; ok && was != inode {
+	after := fl.stored()
+	if len(after) != 4 {
+		t.Errorf("%d vectors are whole, want four", len(after))
+	}
+	for f, at := range before {
+		if !after[f].Equal(at) {
 			t.Errorf("%s was written again", filepath.Base(f))
 		}
 	}
@@ -179,6 +189,7 @@ func TestKillNodeAfterCharge(t *testing.T) {
 	fl := muster(t, Options{Hospitals: 4, Rounds: 4}, map[string]string{"deadlines.away": "4s"})
 	free, held := fl.hold("birch", "ready", 2)
 	freeLast, heldLast := fl.hold("birch", "ready", 4)
+	freeAlder, heldAlder := fl.hold("alder", "ready", 4) // or the rounds would be over before birch is back
 	fl.launch()
 	held()
 	dies := filepath.Join(fl.control, "birch.dies.charged")
@@ -188,9 +199,11 @@ func TestKillNodeAfterCharge(t *testing.T) {
 	free()
 	<-fl.procs["birch"].ended
 	fl.await("round 2 without birch", func(e transport.WatchEvent) bool { return e.Kind == "closed" && e.Round == 2 })
+	heldAlder()
 	fl.start("birch")
 	heldLast()
 	freeLast()
+	freeAlder()
 	anybody := past{outcome: aggregate.Closed}
 	fl.outcomes([]past{closed(all4...), closed("alder", "cedar", "hazel"), anybody, closed(all4...)})
 	charged := map[uint64]bool{}

@@ -295,7 +295,7 @@ func (m *mitm) wiring() wiring {
 				return tappedLog{l, m}, err
 			}
 			d.Observe = func(round uint64, of aggregate.MemberID, _ []byte) {
-				m.flipStored("stored early", round, string(of), ".words.part")
+				m.flipStored("stored early", round, string(of))
 			}
 		},
 		node: func(_ string, d *node.Deps) {
@@ -333,18 +333,19 @@ func (m *mitm) addend(dp.Mechanism, [32]byte) aggregate.Noiser {
 }
 
 // flipStored flips a bit of a stored vector, as whoever owns the coordinator's disk could.
-func (m *mitm) flipStored(what string, round uint64, of, suffix string) {
+func (m *mitm) flipStored(what string, round uint64, of string) {
 	for _, a := range m.part.Attacks {
 		if a.What != what || a.Round != round || a.Of != of || m.attacked(round, what) == nil {
 			continue
 		}
-		found, err := filepath.Glob(filepath.Join(m.part.Dir, "coordinator", "state", "studies", "*", "rounds", fmt.Sprintf("%04d", round), of+suffix))
+		found, err := filepath.Glob(filepath.Join(m.part.Dir, "coordinator", "state", "studies", "*", "rounds", of+".words"))
 		if err != nil || len(found) != 1 {
 			panic(fmt.Sprintf("%d stored vectors of %s: %v", len(found), of, err))
 		}
 		b, err := os.ReadFile(found[0])
 		if err == nil {
-			err = os.WriteFile(found[0], flipped(b), 0o600)
+			b[0] ^= 1
+			err = os.WriteFile(found[0], b, 0o600)
 		}
 		if err != nil {
 			panic(err)
@@ -360,7 +361,7 @@ type tappedLog struct {
 
 func (l tappedLog) Append(ctx context.Context, leaf audit.Leaf) (audit.Promised, error) {
 	if leaf.Kind == audit.Charge && leaf.Subject != coordinator.Subject {
-		l.m.flipStored("stored late", leaf.Round, leaf.Subject, ".words")
+		l.m.flipStored("stored late", leaf.Round, leaf.Subject)
 	}
 	return l.Log.Append(ctx, leaf)
 }
