@@ -218,8 +218,12 @@ func (c *Credentials) run(ctx context.Context, raw net.Conn, exchange func(*hand
 	conn := newConn(h, c.sessions.drop)
 	// Policy or trust may have changed since the peer was judged.
 	if !c.sessions.add(conn, h.turn) {
-		if err := c.reappraise(conn); err != nil {
-			return nil, Session{}, err
+		o, first := c.reappraise(conn)
+		if first {
+			c.config.Observe(o)
+		}
+		if o.Err != nil {
+			return nil, Session{}, o.Err
 		}
 	}
 	return conn, h.session, nil

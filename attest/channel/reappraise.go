@@ -49,16 +49,22 @@ func (s *sessions) next() []*conn {
 }
 
 // Reappraise judges every session anew, by what Config.Peer and Config.Person say now, and at once closes those that do
-// not pass: their reads and writes end with a [Refused], and Config.Observe hears of each before Reappraise returns. A
-// session that passes goes on until its Until, or until an earlier end by the new policies. It is to be called after
-// every change of policy or trust; a handshake that runs meanwhile is judged by the new ones too.
+// not pass: their reads and writes end with a [Refused]. When all are closed, and before it returns, Config.Observe
+// hears of each. A session that passes goes on until its Until, or until an earlier end by the new policies. It is to
+// be called after every change of policy or trust; a handshake that runs meanwhile is judged by the new ones too.
 func (c *Credentials) Reappraise() {
 	conns := make(chan *conn)
-	var wg sync.WaitGroup
+	var judges sync.WaitGroup
+	var mu sync.Mutex
+	var ended []Outcome
 	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
+		judges.Go(func() {
 			for x := range conns {
-				_ = c.reappraise(x)
+				if o, first := c.reappraise(x); first {
+					mu.Lock()
+					ended = append(ended, o)
+					mu.Unlock()
+				}
 			}
 		})
 	}
@@ -66,20 +72,21 @@ func (c *Credentials) Reappraise() {
 		conns <- x
 	}
 	close(conns)
-	wg.Wait()
+	judges.Wait()
+	for _, o := range ended {
+		c.config.Observe(o)
+	}
 }
 
-func (c *Credentials) reappraise(x *conn) error {
+// reappraise ends a session that does not pass: o.Err says why, and first that nobody had ended it before.
+func (c *Credentials) reappraise(x *conn) (o Outcome, first bool) {
 	until, rs := c.config.judge(x.session, c.config.Now())
 	if len(rs) == 0 {
 		x.shorten(until)
-		return nil
+		return Outcome{}, false
 	}
 	refused := &Refused{By: c.config.Role, Reasons: rs}
-	if x.end(refused) {
-		c.config.Observe(Outcome{Session: x.session, Ended: true, Err: refused, Reasons: rs})
-	}
-	return refused
+	return Outcome{Session: x.session, Ended: true, Err: refused, Reasons: rs}, x.end(refused)
 }
 
 // judge says whether the peer of a session would be admitted now, and until when.
