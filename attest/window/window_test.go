@@ -206,7 +206,7 @@ func failures(t *testing.T, fail func() error) {
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &desk{t: t}
-		a := New(d.quote)
+		a, start := New(d.quote), time.Now()
 		var wg sync.WaitGroup
 		for i := range uint32(3) {
 			wg.Go(func() {
@@ -216,12 +216,15 @@ func TestClose(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if err := a.Close(); err != nil || d.inside.Load() != 0 || d.quotes.Load() != 1 {
-			t.Errorf("%v; %d quotes run, %d began", err, d.inside.Load(), d.quotes.Load())
+		if err := a.Close(); err != nil || d.inside.Load() != 0 || time.Since(start) != 0 {
+			t.Errorf("%v after %s; %d quotes run", err, time.Since(start), d.inside.Load())
 		}
 		wg.Wait()
 		if _, err := a.Attest(t.Context(), binding(4)); !errors.Is(err, ErrClosed) {
 			t.Errorf("after Close: %v", err)
+		}
+		if synctest.Wait(); d.quotes.Load() != 1 {
+			t.Errorf("%d quotes, want the one before Close", d.quotes.Load())
 		}
 		if err := a.Close(); err != nil {
 			t.Errorf("closing twice: %v", err)
@@ -243,13 +246,26 @@ func TestStuckQuote(t *testing.T) {
 	})
 }
 
+// TestIncompleteBinding: a mistake of one caller fails nobody else's window.
 func TestIncompleteBinding(t *testing.T) {
-	d := &desk{t: t}
-	b := binding(1)
-	b.Study = [32]byte{}
-	if _, err := New(d.quote).Attest(t.Context(), b); err == nil || d.quotes.Load() != 0 {
-		t.Errorf("%d quotes, %v", d.quotes.Load(), err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		d := &desk{t: t}
+		a := New(d.quote)
+		var wg sync.WaitGroup
+		for i := range uint32(4) {
+			wg.Go(func() {
+				b := binding(i)
+				if i == 2 {
+					b.Study = [32]byte{}
+				}
+				if _, err := a.Attest(t.Context(), b); (err != nil) != (i == 2) {
+					t.Errorf("challenge %d: %v", i, err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+	})
 }
 
 // TestFullWindow: one more than fits is in the window after.
