@@ -231,11 +231,18 @@ type (
 	Away struct{ Member MemberID }
 	// Back ends an Away.
 	Back struct{ Member MemberID }
+	// Revoked says that a member's machine is not trusted any more: nothing more of it is taken in this round, and what
+	// of it no set is signed over yet is dropped. The aggregator's alone.
+	Revoked struct {
+		Member MemberID
+		Why    string
+	}
 	// Expired says that the deadline of a Wait passed.
 	Expired struct{ Phase Phase }
 )
 
 func (Begin) event()         {}
+func (Revoked) event()       {}
 func (Received) event()      {}
 func (Trained) event()       {}
 func (Charged) event()       {}

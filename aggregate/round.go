@@ -29,8 +29,10 @@ type Round struct {
 	chain []Signed // Plan, Committee, Roster, Proposal, Certificate, Result: as far as it got
 	draft *Plan    // of a fresh round, until Begin signs it
 
-	away map[MemberID]bool
-	seen map[taken]bool // what comes again is neither taken nor refused
+	away    map[MemberID]bool
+	revoked map[MemberID]bool // nothing more of them is taken in this round
+	leaving MemberID          // by the Revoked at hand
+	seen    map[taken]bool    // what comes again is neither taken nor refused
 
 	parties  map[MemberID]party
 	deals    map[MemberID]dealt
@@ -95,7 +97,7 @@ func emptyRound(keys Keyring, s crypto.Signer, entropy io.Reader) (*Round, error
 	}
 	return &Round{
 		keys: keys, signer: s, entropy: entropy,
-		away: map[MemberID]bool{}, seen: map[taken]bool{},
+		away: map[MemberID]bool{}, revoked: map[MemberID]bool{}, seen: map[taken]bool{},
 		parties: map[MemberID]party{}, deals: map[MemberID]dealt{}, uploads: map[MemberID]*upload{},
 		votes: map[MemberID]Signed{}, releases: map[MemberID]*releasedBy{},
 	}, nil
@@ -166,6 +168,8 @@ func (r *Round) Step(e Event) []Effect {
 		r.advance(false)
 	case Back:
 		r.presence(e)
+	case Revoked:
+		r.revoke(e)
 	case Expired:
 		r.expire(e.Phase)
 	}
@@ -177,7 +181,54 @@ func (r *Round) presence(e Event) {
 	case Away:
 		r.away[e.Member] = true
 	case Back:
-		delete(r.away, e.Member)
+		if !r.revoked[e.Member] {
+			delete(r.away, e.Member)
+		}
+	case Revoked:
+		r.away[e.Member], r.revoked[e.Member] = true, true
+	}
+}
+
+// revoke leaves a member out. What is in a set that was proposed cannot be taken out of it: then the round ends.
+func (r *Round) revoke(e Revoked) {
+	if r.facts.terms == nil || r.revoked[e.Member] || !slices.Contains(r.facts.terms.Members, e.Member) {
+		return
+	}
+	r.presence(e)
+	r.leaving, r.reason = e.Member, fmt.Sprintf("the machine of %s is not trusted any more: %s", e.Member, e.Why)
+	inSet := false
+	if r.facts.survivors != nil {
+		_, inSet = r.facts.survivors.find(e.Member)
+	}
+	for _, row := range aggregatorTable {
+		if row.State == r.at && row.On == onRevoked && (row.Guard == always || row.Guard == guardInSet == inSet) {
+			r.take(row)
+			return
+		}
+	}
+}
+
+// leaveOut forgets what a member answered in this phase, as if it had gone away before. What others hold of it (its keys,
+// its deal) stays, for they reckon with it. A crash before this Persist: the driver finds the machine untrusted again.
+func (r *Round) leaveOut(id MemberID) {
+	switch r.at {
+	case stGathering:
+		delete(r.parties, id)
+	case stDealing:
+		delete(r.deals, id)
+	case stCollecting, stCharging:
+		delete(r.uploads, id)
+	case stVoting:
+		delete(r.votes, id)
+	case stReleasing:
+		delete(r.releases, id)
+	}
+	if r.at == stCharging && r.accepted() < r.facts.roster.quorum(r.facts.terms) {
+		r.finish(Aborted, fmt.Sprintf("%s; %d uploads are left, want %d", r.reason, r.accepted(), r.facts.roster.quorum(r.facts.terms)))
+		return
+	}
+	if !r.advance(false) {
+		r.persist()
 	}
 }
 
@@ -354,8 +405,23 @@ func (r *Round) holders(dealer MemberID) []MemberID {
 	return ids
 }
 
+// accepted counts the uploads that a proposal would hold.
+func (r *Round) accepted() int {
+	n := 0
+	for _, u := range r.uploads {
+		if u.accepted {
+			n++
+		}
+	}
+	return n
+}
+
 // receive takes a foreign message.
 func (r *Round) receive(s Signed) {
+	if r.revoked[s.From] {
+		r.refuse(s, fmt.Sprintf("%s from %q, whose machine was refused in this round", s.Kind, s.From))
+		return
+	}
 	if r.seen[taken{s.From, s.Digest()}] {
 		r.again(s)
 		return
@@ -556,6 +622,8 @@ func (r *Round) do(a Action) error {
 			Plan: r.facts.terms.digest, Certificate: r.facts.certificate.digest, Outcome: Closed,
 			Model: r.ending.Model, Sum: r.ending.Sum, Excluded: r.excluded,
 		})
+	case doLeaveOut:
+		r.leaveOut(r.leaving)
 	case doAbort:
 		r.finish(Aborted, r.reason)
 	case doBurn:

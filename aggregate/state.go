@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/consilium-fl/consilium/internal/signed"
 )
@@ -16,6 +18,7 @@ type roundState struct {
 	Votes    []Signed       `cbor:"3,keyasint"` // before the Certificate holds them
 	Charging bool           `cbor:"4,keyasint"` // the set is fixed, the coordinator's charge was asked for
 	Excluded []MemberID     `cbor:"5,keyasint"`
+	Revoked  []MemberID     `cbor:"6,keyasint"` // sorted
 }
 
 type storedUpload struct {
@@ -24,7 +27,7 @@ type storedUpload struct {
 }
 
 func (r *Round) persist() {
-	st := roundState{Chain: r.chain, Charging: r.at == stCharging, Excluded: r.excluded}
+	st := roundState{Chain: r.chain, Charging: r.at == stCharging, Excluded: r.excluded, Revoked: slices.Sorted(maps.Keys(r.revoked))}
 	switch r.at {
 	case stCollecting, stCharging:
 		for _, id := range r.population(ofRoster) {
@@ -67,6 +70,12 @@ func restoreRound(state []byte, keys Keyring, s crypto.Signer, entropy io.Reader
 	}
 	if err := sortedMembers(st.Excluded); err != nil {
 		return nil, fmt.Errorf("excluded: %w", err)
+	}
+	if err := sortedMembers(st.Revoked); err != nil {
+		return nil, fmt.Errorf("revoked: %w", err)
+	}
+	for _, id := range st.Revoked {
+		r.presence(Revoked{Member: id})
 	}
 	r.chain, r.excluded, r.restored = st.Chain, st.Excluded, true
 	before := st.Chain

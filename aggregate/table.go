@@ -55,6 +55,8 @@ const (
 	guardNamed     Guard = "own answer is in it"
 	guardNotNamed  Guard = "own answer is not in it"
 	guardWholePass Guard = "every word was masked once"
+	guardInSet     Guard = "it is in the proposed set"
+	guardNotInSet  Guard = "it is not in the proposed set"
 )
 
 // Action is one thing that a transition does.
@@ -82,6 +84,7 @@ const (
 	doRecordSet   Action = "Record set"
 	doRecordEnd   Action = "Record result"
 	doWait        Action = "Wait"
+	doLeaveOut    Action = "drop what it answered, Persist"
 	doAbort       Action = "sign Result (aborted), Persist, Record result, Send, erase all secrets, End"
 	doBurn        Action = "sign Result (burnt), Persist, Record result, Send, erase all secrets, End"
 
@@ -121,6 +124,7 @@ const (
 	onSpooled  = "Spooled"
 	onOpened   = "Opened"
 	onSpoilt   = "Spoilt"
+	onRevoked  = "Revoked"
 	onResult   = "result"
 )
 
@@ -135,14 +139,23 @@ const (
 var aggregatorTable = []Transition{
 	{stCalled, Gathering, onBegin, "", always, []Action{doPlan, doPersist, doRecordPlan, doSend, doWait}, stGathering, "", ""},
 	{stGathering, Gathering, "ready", ofMembers, guardMinimum, []Action{doCommittee, doPersist, doSend, doWait}, stDealing, Aborted, sendsAgain},
+	{stGathering, Gathering, onRevoked, "", always, []Action{doLeaveOut}, stGathering, "", ""},
 	{stDealing, Dealing, "deal", ofCommittee, guardMinimum, []Action{doRoster, doPersist, doSend, doWait}, stCollecting, Aborted, sendsAgain},
+	{stDealing, Dealing, onRevoked, "", always, []Action{doLeaveOut}, stDealing, "", ""},
 	{stCollecting, Collecting, "upload", ofRoster, guardQuorum, []Action{doWeigh, doPersist, doAskCharge}, stCharging, Aborted, sendsAgain},
+	{stCollecting, Collecting, onRevoked, "", always, []Action{doLeaveOut}, stCollecting, "", ""},
 	{stCharging, Collecting, onCharged, "", always, []Action{doProposal, doPersist, doRecordSpent, doSend, doWait}, stVoting, "", asksAgain},
 	{stCharging, Collecting, onDeclined, "", always, []Action{doAbort}, stEnded, "", ""},
+	{stCharging, Collecting, onRevoked, "", always, []Action{doLeaveOut}, stCharging, "", ""},
 	{stVoting, Voting, "vote", ofRoster, guardVotes, []Action{doCertificate, doPersist, doRecordSet, doSend, doWait}, stReleasing, Aborted, sendsAgain},
+	{stVoting, Voting, onRevoked, "", guardInSet, []Action{doAbort}, stEnded, "", ""},
+	{stVoting, Voting, onRevoked, "", guardNotInSet, []Action{doLeaveOut}, stVoting, "", ""},
 	{stReleasing, Releasing, "release", ofRoster, guardShares, []Action{doJoin, doOpen}, stOpening, Burnt, burns},
+	{stReleasing, Releasing, onRevoked, "", guardInSet, []Action{doBurn}, stEnded, "", ""},
+	{stReleasing, Releasing, onRevoked, "", guardNotInSet, []Action{doLeaveOut}, stReleasing, "", ""},
 	{stOpening, Opening, onOpened, "", always, []Action{doResult, doPersist, doRecordEnd, doSend, doErase, doEnd}, stEnded, "", burns},
 	{stOpening, Opening, onSpoilt, "", always, []Action{doBurn}, stEnded, "", ""},
+	{stOpening, Opening, onRevoked, "", guardInSet, []Action{doBurn}, stEnded, "", ""},
 }
 
 var memberTable = []Transition{
