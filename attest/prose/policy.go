@@ -51,6 +51,9 @@ func collect(rules *[]Rule, path string, v reflect.Value) {
 	case attest.Set:
 		*rules = append(*rules, Rule{path, setText(s), s.Any})
 		return
+	case attest.SNPTCB:
+		*rules = append(*rules, Rule{path, level(s), false})
+		return
 	case attest.List:
 		*rules = append(*rules, Rule{path, jsonText(s), s.Any})
 		return
@@ -120,7 +123,7 @@ func Policy(p attest.Policy) string {
 	out.say("Dated things", "collateral and revocation lists are taken until they end%s%s", graceText(p.Grace), ageText(p.EndorsementAge))
 	var open []string
 	for _, r := range PolicyTable(p) {
-		out.say("  "+r.Path, "%s", r.Takes)
+		out.say(fmt.Sprintf("  %-36s", r.Path), "%s", r.Takes)
 		if r.Open {
 			open = append(open, r.Path+": "+r.Takes)
 		}

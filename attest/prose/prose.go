@@ -32,7 +32,7 @@ func (p *page) say(head, format string, args ...any) {
 	for word := range strings.FieldsSeq(text) {
 		if !empty && len(line)+1+len(word) > width { // a word longer than a line has one of its own
 			p.b.WriteString(line + "\n")
-			line, empty = strings.Repeat(" ", column), true
+			line, empty = strings.Repeat(" ", max(column, len(head)+1)), true
 		}
 		if !empty {
 			line += " "

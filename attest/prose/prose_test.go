@@ -1,0 +1,89 @@
+package prose
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	format "github.com/consilium-fl/consilium/attest/snp"
+	fake "github.com/consilium-fl/consilium/attest/testtee/amd"
+)
+
+var day = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+
+// looked is evidence of the fake AMD, and what a check for no policy finds.
+func looked(t *testing.T, files map[string][]byte) (attest.Evidence, attest.Result, attest.Inputs) {
+	t.Helper()
+	report, endorsements := fake.Shared().Report(fake.Options{})
+	trust, err := endorse.New(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := attest.Evidence{Format: attest.FormatSNP, Statement: report, Endorsements: endorsements}
+	in := attest.Inputs{Now: day, Trust: trust}
+	r := attest.NewVerifiers(format.NewVerifier()).Check(e, in, attest.Policy{Role: attest.RoleNode, Accept: attest.Formats(), Measurements: attest.AnySet(), Machines: attest.AnySet()})
+	return e, r, in
+}
+
+func TestEvidence(t *testing.T) {
+	e, r, in := looked(t, fake.Shared().Files())
+	text := Evidence("raw, with vcek", e, r, in)
+	for _, want := range []string{
+		"What it is      an AMD SEV-SNP report (raw, with vcek), 1184 bytes\n", "Authentic       yes: the signature holds at 2026-06-01T00:00:00Z",
+		"Machine         chip:", "Measurement     sha384:", "Signed by       the chip's own key (VCEK)\n", "- binding: give --report-data", "Does not prove  - that the machine is in the building",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "own word") || strings.Contains(text, "config.error") {
+		t.Errorf("authentic, and doubted:\n%s", text)
+	}
+	for line := range strings.Lines(text) {
+		if len(line) > 101 && len(strings.Fields(line)) > 2 {
+			t.Errorf("a line of %d characters: %q", len(line), line)
+		}
+	}
+}
+
+// TestNotAuthentic: what nobody vouches for is shown as the statement's own word.
+func TestNotAuthentic(t *testing.T) {
+	e, r, in := looked(t, nil)
+	text := Evidence("raw", e, r, in)
+	for _, want := range []string{"Authentic       NO, at 2026-06-01", "- chain: ", "What follows is the statement's own word", "Measurement     sha384:"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if text := Verdict("a.bin", "raw", r); !strings.HasPrefix(text, "CONTRAINDICATED a.bin: an AMD SEV-SNP report\n") || !strings.Contains(text, "\n  refused       chain: ") {
+		t.Errorf("verdict:\n%s", text)
+	}
+}
+
+func TestVerdictOfNothing(t *testing.T) {
+	r := attest.Result{Status: attest.Contraindicated, Reasons: []attest.Reason{{Code: attest.CodeParseEncoding}}}
+	if text := Verdict("x", "", r); !strings.Contains(text, "nothing that could be recognised") {
+		t.Error(text)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	p := attest.Policy{
+		Role: attest.RoleNode, Accept: []attest.Format{"snp/1"}, Measurements: attest.SetOf("sha384:aa"), Machines: attest.AnySet(), Grace: time.Hour,
+		SNP: &attest.SNPPolicy{Signers: attest.SetOf("vcek"), VMPL: attest.SetOf("0"), Provisional: true, TCB: map[string]attest.SNPRule{"19/11/01": {}, "19/01/01": {}}},
+	}
+	text := Policy(p)
+	for _, want := range []string{
+		"for evidence of a node; an appraisal holds for 1h0m0s", "and with a warning", "  measurements                         sha384:aa\n", "  snp.signers                          vcek\n", "snp.tcb.19/11/01.minimum             bootloader 0, tee 0, snp 0, microcode 0\n",
+		"- machines: any\n", "- snp.provisional: true\n", "- revocation: false\n", "snp.id_keys                          none\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if a, b := strings.Index(text, "snp.tcb.19/01/01"), strings.Index(text, "snp.tcb.19/11/01"); a < 0 || b < a {
+		t.Errorf("rules are not in order:\n%s", text)
+	}
+}
