@@ -44,6 +44,46 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestOneQuoteManySessions: sessions of one window share a statement, and none can show another's evidence as its own.
+func TestOneQuoteManySessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChip(t, "a", 200*time.Millisecond)
+		tee := c.attester()
+		policy := anyChip()
+		policy.Role = attest.RoleNode
+		in := attest.Inputs{Now: time.Now(), Trust: trusting(t, nil, c)}
+		bindings, evidence := make([]attest.Binding, 6), make([]attest.Evidence, 6)
+		var wg sync.WaitGroup
+		for i := range bindings {
+			one := [32]byte{1}
+			bindings[i] = attest.Binding{Role: attest.RoleNode, Nonce: [32]byte{2, byte(i)}, Exporter: one, OwnKey: one, PeerKey: one, Study: one, KeyList: one, Config: one}
+			wg.Go(func() {
+				var err error
+				if evidence[i], err = tee.Attest(t.Context(), bindings[i]); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		for i := 1; i < len(bindings); i++ { // the first was quoted alone
+			for j := 1; j < len(bindings); j++ {
+				if !slices.Equal(evidence[i].Statement, evidence[j].Statement) {
+					t.Errorf("sessions %d and %d have a quote each", i, j)
+				}
+				want, err := bindings[i].ReportData(evidence[j].Path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				in.ReportData = &want
+				if r := attest.NewVerifiers(chipVerifier{}).Check(evidence[j], in, policy); r.OK() != (i == j) {
+					t.Errorf("session %d with the evidence of %d: %s, %v", i, j, r.Status, r.Reasons)
+				}
+			}
+		}
+	})
+}
+
 // piped is nodeLies without a network.
 func piped(t *testing.T, s *Credentials, p hostile) (end ended, v *Verdict) {
 	t.Helper()
