@@ -59,7 +59,8 @@ type Predicate struct {
 	Log         ReceiptLog         `json:"log"`
 }
 
-// ReceiptCoordinator is how the coordinator was attested.
+// ReceiptCoordinator is how the coordinator was attested: Policy is the digest of the appraisal policy, Trust that of the
+// snapshot of certificates, lists and collateral that it was appraised with.
 type ReceiptCoordinator struct {
 	Measurement string `json:"measurement"`
 	Evidence    Digest `json:"evidence"`
@@ -68,12 +69,14 @@ type ReceiptCoordinator struct {
 	Trust       Digest `json:"trust"`
 }
 
-// ReceiptHospital is how a hospital approved, was attested, and the rounds whose set it was in.
+// ReceiptHospital is how a hospital approved, was attested (as a coordinator is), and the rounds whose set it was in.
 type ReceiptHospital struct {
 	Name     string   `json:"name"`
 	Approval Digest   `json:"approval"`
 	Evidence Digest   `json:"evidence"`
 	Status   string   `json:"status"`
+	Policy   Digest   `json:"policy"`
+	Trust    Digest   `json:"trust"`
 	Rounds   []uint64 `json:"rounds"`
 }
 

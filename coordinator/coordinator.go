@@ -20,6 +20,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -39,6 +40,7 @@ type Coordinator struct {
 	leaf     *leaf
 	proofs   *proofs
 	doors    *doorkeeper
+	kept     *kept
 	trail    Log // the consortium's
 
 	group *errgroup.Group
@@ -93,6 +95,7 @@ func New(c Config, d Deps) (*Coordinator, error) {
 	}
 	x.proofs = newProofs(d.Attester, x.roleKeys)
 	x.doors = newDoorkeeper(x)
+	x.kept = newKept(filepath.Join(c.State, "appraised"), grounds.Amenders(d.Consortium))
 	return x, nil
 }
 
@@ -182,7 +185,7 @@ func (c *Coordinator) Serve(ctx context.Context, l net.Listener) (err error) {
 
 // open reads the state that the process before left.
 func (c *Coordinator) open(ctx context.Context) (*transport.Server, error) {
-	for _, dir := range []string{c.config.State, filepath.Join(c.config.State, "studies")} {
+	for _, dir := range []string{c.config.State, filepath.Join(c.config.State, "studies"), c.kept.dir, c.kept.trustDir(), c.kept.referencesDir()} {
 		if err := store.PrivateDir(dir); err != nil {
 			return nil, err
 		}

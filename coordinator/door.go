@@ -26,6 +26,10 @@ import (
 // person may come for any study there is, or for the consortium.
 func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 	g, _ := c.deps.Grounds.Current()
+	if err := c.kept.see(g); err != nil {
+		c.log.Error("what nodes are appraised by cannot be kept", "error", err)
+		return channel.Expect{}, errors.New("the coordinator cannot keep its grounds")
+	}
 	nobody := func(why string) channel.Expect {
 		return channel.Expect{Policies: []attest.Policy{{Role: attest.RoleNode}}, Trust: g.Trust, NoNodes: why}
 	}
@@ -202,6 +206,9 @@ func (d *doorkeeper) admission(ctx context.Context, x channel.Session) error {
 	if x.PeerRole == attest.RoleNode {
 		object = sha256.Sum256(x.Record)
 		if who.SVID {
+			if err := d.c.kept.keep(x.Result.Trust); err != nil {
+				return err
+			}
 			if err := s.keepEvidence(who.Hospital, x.Record); err != nil {
 				return err
 			}
@@ -226,11 +233,16 @@ func (s *dossier) keepOwn(ctx context.Context, exporter [32]byte) error {
 		return nil
 	}
 	at := s.c.deps.Now()
+	g, _ := s.c.deps.Grounds.Current()
+	trust := g.Trust.Digest()
+	if err := errors.Join(s.c.kept.see(g), s.c.kept.keep(trust)); err != nil {
+		return err
+	}
 	if err := store.WriteFile(s.path("evidence", ownEvidence), own, 0); err != nil {
 		return err
 	}
 	// A crash before the save: the next process shows other evidence, and this file is replaced.
-	if err := s.shown.save(ctx, shownAs{Record: sha256.Sum256(own), At: at.UnixMilli()}); err != nil {
+	if err := s.shown.save(ctx, shownAs{Record: sha256.Sum256(own), At: at.UnixMilli(), Trust: trust}); err != nil {
 		return err
 	}
 	leaf := audit.Leaf{Kind: audit.Admission, Time: at, Study: s.digest, Subject: Subject, Object: sha256.Sum256(own)}

@@ -16,8 +16,8 @@ import (
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/audit"
-	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -171,6 +171,7 @@ func (s *dossier) conclude(ctx context.Context, state State, why string) error {
 type output struct {
 	dir      string
 	subjects []audit.Subject
+	trust    map[[32]byte]bool // snapshots that are written
 }
 
 func (o *output) put(name string, b []byte) error {
@@ -197,7 +198,7 @@ func (d *driver) writeOutput(ctx context.Context, f finishRecord, rounds []round
 	if _, err := os.Stat(final); err == nil {
 		return nil
 	}
-	o := &output{dir: d.s.path("out.part")}
+	o := &output{dir: d.s.path("out.part"), trust: map[[32]byte]bool{}}
 	if err := os.RemoveAll(o.dir); err != nil {
 		return err
 	}
@@ -266,8 +267,12 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 			return err
 		}
 	}
-	for name, b := range d.grounds().Trust.Files() {
-		if err := o.put("trust/"+name, b); err != nil {
+	references, err := c.kept.references(c.deps.Consortium)
+	if err != nil {
+		return err
+	}
+	for name, b := range references {
+		if err := o.put("references/"+name, b); err != nil {
 			return err
 		}
 	}
@@ -335,9 +340,19 @@ func (d *driver) receipt(o *output, f finishRecord, rounds []roundRecord, checkp
 	return audit.MakeReceipt(audit.Receipt{Subject: o.subjects, Predicate: p}, c.deps.Keys.Receipt)
 }
 
-func (d *driver) grounds() *grounds.Grounds {
-	g, _ := d.s.c.deps.Grounds.Current()
-	return g
+// putTrust writes a snapshot that the receipt names.
+func (d *driver) putTrust(o *output, digest [32]byte) (*endorse.Snapshot, error) {
+	trust, err := d.s.c.kept.snapshot(digest)
+	if err != nil || o.trust[digest] {
+		return trust, err
+	}
+	o.trust[digest] = true
+	for name, b := range trust.Files() {
+		if err := o.put("trust/"+hexOf(digest)+"/"+name, b); err != nil {
+			return nil, err
+		}
+	}
+	return trust, nil
 }
 
 // receiptCoordinator appraises the own evidence as of when a node took it.
@@ -361,12 +376,16 @@ func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error)
 		return audit.ReceiptCoordinator{}, err
 	}
 	sim := c.config.Insecure.SimulatedTEE
-	at, g := time.UnixMilli(shown.At), d.grounds()
-	policies, err := g.Policies(c.deps.Consortium, attest.RoleCoordinator, sim, at)
+	at := time.UnixMilli(shown.At)
+	trust, err := d.putTrust(o, shown.Trust)
 	if err != nil {
 		return audit.ReceiptCoordinator{}, err
 	}
-	r := c.deps.Verifiers.Recheck(record, at, g.Trust, terms.Posture(c.deps.Consortium, sim), policies...)
+	policies, err := c.stood(attest.RoleCoordinator, at)
+	if err != nil {
+		return audit.ReceiptCoordinator{}, err
+	}
+	r := c.deps.Verifiers.Recheck(record, at, trust, terms.Posture(c.deps.Consortium, sim), policies...)
 	if !r.OK() {
 		return audit.ReceiptCoordinator{}, fmt.Errorf("the own evidence does not hold: %v", r.Reasons)
 	}
@@ -390,7 +409,10 @@ func (d *driver) receiptHospitals(o *output, ended []roundRecord, approvals map[
 		if _, err := o.copy("evidence/"+h+".cbor", d.s.evidencePath(h, by.Record)); err != nil {
 			return nil, err
 		}
-		x := audit.ReceiptHospital{Name: h, Evidence: by.Record, Status: by.Status, Rounds: rounds[h]}
+		if _, err := d.putTrust(o, by.Trust); err != nil {
+			return nil, err
+		}
+		x := audit.ReceiptHospital{Name: h, Evidence: by.Record, Status: by.Status, Policy: by.Policy, Trust: by.Trust, Rounds: rounds[h]}
 		if a, ok := approvals[h]; ok {
 			x.Approval = signed.Digest(a)
 		}

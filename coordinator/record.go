@@ -83,10 +83,12 @@ type bootEntry struct {
 	By   seenAs `cbor:"3,keyasint"` // the session of its last upload
 }
 
-// seenAs is how a node was appraised in a session: by which record, and with what result.
+// seenAs is how a node was appraised in a session: by which record, with what result, and by what.
 type seenAs struct {
 	Record [32]byte `cbor:"1,keyasint"`
 	Status string   `cbor:"2,keyasint"`
+	Policy [32]byte `cbor:"3,keyasint"`
+	Trust  [32]byte `cbor:"4,keyasint"`
 }
 
 // shownAs is the coordinator's own evidence that a study's folder keeps, under "shown/<hex>", and when a
@@ -94,6 +96,7 @@ type seenAs struct {
 type shownAs struct {
 	Record [32]byte `cbor:"1,keyasint"`
 	At     int64    `cbor:"2,keyasint"` // Unix milliseconds, as its admission leaf has it
+	Trust  [32]byte `cbor:"3,keyasint"` // the coordinator's own snapshot then
 }
 
 // enrolmentRecord is the newest enrolment of a hospital, under "enrolment/<hospital>".

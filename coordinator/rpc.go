@@ -475,7 +475,7 @@ func (h roundHandler) Send(ctx context.Context, digest [32]byte, m aggregate.Sig
 	}
 	reply := make(chan error, 1)
 	if err := d.call(ctx, func(ctx context.Context) error {
-		return d.receive(ctx, m, seenAs{Record: signed.Digest(x.Record), Status: string(x.Result.Status)}, reply)
+		return d.receive(ctx, m, seenAs{Record: signed.Digest(x.Record), Status: string(x.Result.Status), Policy: x.Result.Policy, Trust: x.Result.Trust}, reply)
 	}); err != nil {
 		return err
 	}

@@ -199,6 +199,9 @@ func TestVersionsOverlap(t *testing.T) {
 		{"ended by the second", shelf(one, ends), "2026-05-15T00:00:00Z", 1},
 		{"ended before the second holds", shelf(one, ends), "2026-04-15T00:00:00Z", 0},
 	} {
+		if n := map[string]int{"ended by the second": 2, "ended before the second holds": 1}[tc.name]; n > 0 && len(tc.s.Versions("heart", attest.RoleNode, at(tc.at))) != n {
+			t.Errorf("%s: in retrospect %d versions held", tc.name, n)
+		}
 		ps, err := tc.s.Policies("heart", attest.RoleNode, at(tc.at))
 		if len(ps) != tc.n || (err == nil) != (tc.n > 0) {
 			t.Errorf("%s: %d policies, want %d: %v", tc.name, len(ps), tc.n, err)
@@ -214,6 +217,9 @@ func TestVersionsOverlap(t *testing.T) {
 	var none *Shelf
 	if _, err := none.Policies("heart", attest.RoleNode, at(spring)); err == nil || len(none.Files()) != 0 {
 		t.Error("no shelf has policies")
+	}
+	if len(s.Versions("heart", attest.RoleCoordinator, at(spring)))+len(s.Versions("lung", attest.RoleNode, at(spring)))+len(none.Versions("heart", attest.RoleNode, at(spring))) > 0 {
+		t.Error("versions of another role or name held")
 	}
 	if err := s.Since(map[string]uint64{"heart": 2}); err != nil {
 		t.Error(err)

@@ -126,3 +126,14 @@ func (s *Shelf) Policies(name string, role attest.Role, at time.Time) ([]attest.
 	}
 	return out, nil
 }
+
+// Versions are all those of a name and role whose span a moment lies in, the newest first: those too that a later version
+// has ended early, for evidence may have been taken before that came.
+func (s *Shelf) Versions(name string, role attest.Role, at time.Time) []Manifest {
+	if s == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.manifests[name]), func(m Manifest) bool {
+		return m.Policy.Role != role || at.Before(m.From) || !at.Before(m.Until)
+	})
+}

@@ -31,35 +31,72 @@ type Grounds struct {
 // Policies are how a consortium has evidence of a role appraised at a moment: one of them has to take it. simulation
 // is the process's own half of the agreement to simulated TEEs.
 func (g *Grounds) Policies(c *study.Consortium, role attest.Role, simulation bool, at time.Time) ([]attest.Policy, error) {
-	a := c.Attestation.Node
-	if role == attest.RoleCoordinator {
-		a = c.Attestation.Coordinator
+	a := accepts(c, role)
+	ps := []attest.Policy{inline(a, role)}
+	if a.Reference != "" {
+		var err error
+		if ps, err = g.References.Policies(a.Reference, role, at); err != nil {
+			return nil, err
+		}
 	}
-	ps, err := g.stated(a, role, at)
-	if err != nil {
-		return nil, err
-	}
-	for i := range ps {
-		p := &ps[i]
-		p.AllowSimulated = p.AllowSimulated && a.AllowSimulated
-		p.Simulation = simulation
-		if len(a.Machines) > 0 {
-			if *p, err = p.Narrow(attest.Policy{AllowSimulated: p.AllowSimulated, Simulation: simulation, Machines: attest.SetOf(a.Machines...)}); err != nil {
-				return nil, err
-			}
+	for i, p := range ps {
+		p, err := narrowed(p, a, simulation)
+		if err != nil {
+			return nil, err
 		}
 		if g.Own != nil && g.Own.Role == role {
 			p.Also = append(slices.Clone(p.Also), *g.Own)
 		}
+		ps[i] = p
 	}
 	return ps, nil
 }
 
-// stated is what the consortium says, before machines and the own policy narrow it.
-func (g *Grounds) stated(a study.Accept, role attest.Role, at time.Time) ([]attest.Policy, error) {
+// Stated is a policy and where it stands, in words.
+type Stated struct {
+	Policy attest.Policy
+	By     string
+}
+
+// Stood are the policies by which a consortium could have had evidence of a role appraised at a moment that has passed,
+// by what is here of it now: versions of reference values that were ended early may have held then.
+func (g *Grounds) Stood(c *study.Consortium, role attest.Role, simulation bool, at time.Time) ([]Stated, error) {
+	a := accepts(c, role)
+	all := []Stated{{inline(a, role), "the consortium file"}}
 	if a.Reference != "" {
-		return g.References.Policies(a.Reference, role, at)
+		all = nil
+		for _, m := range g.References.Versions(a.Reference, role, at) {
+			all = append(all, Stated{m.Policy, fmt.Sprintf("reference values %s, serial %d", m.Name, m.Serial)})
+		}
 	}
+	for i := range all {
+		var err error
+		if all[i].Policy, err = narrowed(all[i].Policy, a, simulation); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func accepts(c *study.Consortium, role attest.Role) study.Accept {
+	if role == attest.RoleCoordinator {
+		return c.Attestation.Coordinator
+	}
+	return c.Attestation.Node
+}
+
+// narrowed is what the consortium file adds to a policy that it states or names.
+func narrowed(p attest.Policy, a study.Accept, simulation bool) (attest.Policy, error) {
+	p.AllowSimulated = p.AllowSimulated && a.AllowSimulated
+	p.Simulation = simulation
+	if len(a.Machines) == 0 {
+		return p, nil
+	}
+	return p.Narrow(attest.Policy{AllowSimulated: p.AllowSimulated, Simulation: simulation, Machines: attest.SetOf(a.Machines...)})
+}
+
+// inline is the policy that stands in the consortium file.
+func inline(a study.Accept, role attest.Role) attest.Policy {
 	p := attest.Policy{Role: role, AllowSimulated: a.AllowSimulated, Machines: attest.AnySet(), MaxAge: attest.MaxAge}
 	for _, m := range a.Measurements {
 		p.Measurements.Of = append(p.Measurements.Of, string(attest.SHA256Measurement(m)))
@@ -67,7 +104,7 @@ func (g *Grounds) stated(a study.Accept, role attest.Role, at time.Time) ([]atte
 	for _, f := range a.Formats {
 		p.Accept = append(p.Accept, attest.Format(f))
 	}
-	return []attest.Policy{p}, nil
+	return p
 }
 
 // Config names the files.

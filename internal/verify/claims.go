@@ -96,7 +96,8 @@ func (c *checker) claimHospitals(s *section, got []audit.ReceiptHospital) {
 		if ok {
 			c.claimConsent(s, h, a, rounds[h])
 		}
-		x := audit.ReceiptHospital{Name: h, Approval: a.digest, Status: string(c.machines[h].Status), Rounds: rounds[h]}
+		m := c.machines[h]
+		x := audit.ReceiptHospital{Name: h, Approval: a.digest, Status: string(m.Status), Policy: m.Policy, Trust: m.Trust, Rounds: rounds[h]}
 		for _, y := range got {
 			if y.Name == h {
 				x.Evidence = y.Evidence

@@ -81,6 +81,9 @@ type story struct {
 	cosigners []string
 	ledger    *dp.Ledger
 
+	reference bool                // nodes are appraised by reference values that the consortium names
+	policies  map[string][32]byte // by hospital; that of the consortium file where there is none
+
 	// What a forger may change: the log key, the files before the receipt lists them, its claims before they are
 	// signed, and the files after.
 	logKey string
@@ -92,6 +95,7 @@ type story struct {
 // clone lets a forger change a story without the others seeing it.
 func (s *story) clone() *story {
 	c := *s
+	c.policies = maps.Clone(s.policies)
 	c.leaves, c.files, c.cosigners = slices.Clone(s.leaves), maps.Clone(s.files), slices.Clone(s.cosigners)
 	c.rounds = nil
 	for _, r := range s.rounds {
@@ -133,6 +137,9 @@ func (s *story) found() (err error) {
 		return study.Accept{Formats: []string{"sim/1"}, AllowSimulated: true, Measurements: [][32]byte{simtee.Measurement(role)}}
 	}
 	c.Attestation = study.Attestation{Node: accept(attest.RoleNode), Coordinator: accept(attest.RoleCoordinator)}
+	if s.reference {
+		c.Attestation.Node = study.Accept{Reference: "nodes", AllowSimulated: true}
+	}
 	for _, h := range hospitals {
 		c.Hospitals[h] = study.Hospital{Governance: public("governance " + h), Registries: []string{"cardiology", "surgery"}}
 	}
@@ -212,10 +219,10 @@ func (s *story) attest() (err error) {
 		return err
 	}
 	anchor := simtee.MarshalAnchor(&s.root.PublicKey)
-	s.files["trust/"+simtee.AnchorFile] = anchor
 	if s.trust, err = endorse.New(map[string][]byte{simtee.AnchorFile: anchor}); err != nil {
 		return err
 	}
+	s.files[s.trustFile(simtee.AnchorFile)] = anchor
 	own, err := s.record(attest.RoleCoordinator, "tls", "log", "protocol", "receipt", "issuer")
 	if err != nil {
 		return err
@@ -627,6 +634,10 @@ func (s *story) cosign(t testing.TB, note []byte, hospital string) []byte {
 	return []byte("\u2014 " + name + " " + base64.StdEncoding.EncodeToString(b) + "\n")
 }
 
+func (s *story) trustFile(name string) string {
+	return fmt.Sprintf("trust/%x/%s", s.trust.Digest(), name)
+}
+
 // policy is the digest of the one that the consortium file states.
 func (s *story) policy(t testing.TB, role attest.Role) audit.Digest {
 	t.Helper()
@@ -679,7 +690,15 @@ func (s *story) receipt(t testing.TB, files map[string][]byte, at audit.Checkpoi
 	}
 	p.HiddenAmong = least - s.terms.Colluding
 	for _, h := range slices.Sorted(maps.Keys(rounds)) {
-		x := audit.ReceiptHospital{Name: h, Evidence: signed.Digest(files["evidence/"+h+".cbor"]), Status: "warning", Rounds: rounds[h]}
+		x := audit.ReceiptHospital{
+			Name: h, Evidence: signed.Digest(files["evidence/"+h+".cbor"]), Status: "warning",
+			Trust: s.trust.Digest(), Rounds: rounds[h],
+		}
+		if p, ok := s.policies[h]; ok {
+			x.Policy = p
+		} else {
+			x.Policy = s.policy(t, attest.RoleNode)
+		}
 		if a, ok := files["approvals/"+h+".json"]; ok {
 			x.Approval = signed.Digest(a)
 		}

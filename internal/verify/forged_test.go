@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -327,7 +329,33 @@ func TestForgedFolders(t *testing.T) {
 			r, err := s.record(attest.RoleCoordinator, "tls", "log", "another protocol", "receipt", "issuer")
 			s.evidence(t, coordinatorSubject, r, err)
 		}, "rounds/0001/plan.cbor", "signature does not verify"},
-		{"another trust folder", func(_ *testing.T, s *story) { s.files["trust/more.pem"] = []byte("more") }, "trust", "the receipt says"},
+		{"a file more in a trust snapshot", func(_ *testing.T, s *story) { s.files[s.trustFile("more.pem")] = []byte("more") }, "", "has digest sha256:"},
+		{"a trust snapshot for nobody", func(_ *testing.T, s *story) { s.files["trust/more.pem"] = []byte("more") }, "trust/more.pem", "no snapshot that the receipt names"},
+		{"a trust snapshot that is not there", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[3].Trust = audit.Digest{1} }
+		}, receiptFile, "names trust snapshot"},
+		{"a swapped trust snapshot", func(t *testing.T, s *story) {
+			root, err := simtee.NewRoot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := map[string][]byte{simtee.AnchorFile: simtee.MarshalAnchor(&root.PublicKey)}
+			other, err := endorse.New(files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.files[fmt.Sprintf("trust/%x/%s", other.Digest(), simtee.AnchorFile)] = files[simtee.AnchorFile]
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[3].Trust = other.Digest() }
+		}, "evidence/va.cbor", "sig"},
+		{"a policy that the consortium does not state", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[3].Policy = audit.Digest{1} }
+		}, receiptFile, "for va, which is not what held at"},
+		{"the coordinator's policy for a node", func(_ *testing.T, s *story) {
+			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[3].Policy = r.Predicate.Coordinator.Policy }
+		}, receiptFile, "for va, which is not what held at"},
+		{"a manifest of too few amenders", func(t *testing.T, s *story) {
+			s.files["references/nodes-1.json"] = s.manifest(t, 1, 1, s.start, members[:2]...)
+		}, "references/nodes-1.json", "signed by 2 amenders, want 3"},
 
 		{"an enrolment that somebody else signed", func(t *testing.T, s *story) {
 			s.enrol(t, func(*study.Enrolment) {}, "governance cleveland")
@@ -450,7 +478,7 @@ func TestForgedFolders(t *testing.T) {
 			s.claim = func(r *audit.Receipt) { r.Predicate.Hospitals[0].Evidence = audit.Digest{1} }
 		}, receiptFile, "which is not in evidence/"},
 		{"evidence that is none", func(t *testing.T, s *story) { s.evidence(t, "va", []byte("none"), nil) }, "evidence/va.cbor", "parsing record"},
-		{"a trust folder that is none", func(_ *testing.T, s *story) { s.files["trust/sub/x.pem"] = nil }, "trust", "want a plain name"},
+		{"a trust folder that is none", func(_ *testing.T, s *story) { s.files[s.trustFile("sub/x.pem")] = nil }, "", "want a plain name"},
 		{"an event too many", func(_ *testing.T, s *story) {
 			s.claim = func(r *audit.Receipt) {
 				r.Predicate.Privacy.Events = append(r.Predicate.Privacy.Events, r.Predicate.Privacy.Events[0])

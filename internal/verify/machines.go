@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/reference"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/pinned"
@@ -114,13 +116,15 @@ func keyDigest(k ed25519.PublicKey) ([32]byte, error) {
 	return sha256.Sum256(der), err
 }
 
-// checkMachines appraises all evidence again, each piece at the time at which the log says it was admitted, by
-// the consortium's policy and the stored trust.
+// checkMachines appraises all evidence again, each piece at the time at which the log says it was admitted, by the policy
+// and the stored trust that the receipt names for it. The policy has to be one that the consortium states, or that as
+// many of its amenders as it asks for have signed.
 func (c *checker) checkMachines(s *section) {
-	trust := c.loadTrust(s)
-	if trust == nil {
+	shelf := c.loadReferences(s)
+	if shelf == nil {
 		return
 	}
+	m := &machines{section: s, shelf: shelf, trust: map[[32]byte]*endorse.Snapshot{}, by: map[string][]string{}}
 	c.machines = map[string]attest.Result{}
 	used := map[string]bool{}
 	p, _, err := c.namedEvidence(*c.receipt)
@@ -128,7 +132,7 @@ func (c *checker) checkMachines(s *section) {
 	if err != nil {
 		s.fail(p, "%v", err)
 	} else {
-		c.appraiseCoordinator(s, p, trust)
+		c.appraiseCoordinator(m, p)
 	}
 	for _, h := range c.receipt.Predicate.Hospitals {
 		if d := [32]byte(h.Evidence); d != [32]byte{} {
@@ -142,7 +146,7 @@ func (c *checker) checkMachines(s *section) {
 				continue
 			}
 			used[p] = true
-			c.appraiseNode(s, p, h.Name, trust)
+			c.appraiseNode(m, p, h)
 		}
 	}
 	for _, p := range c.folder.under("evidence") {
@@ -150,53 +154,129 @@ func (c *checker) checkMachines(s *section) {
 			s.fail(p, "is evidence that the receipt names for nobody")
 		}
 	}
-	c.describeMachines(s)
+	for _, p := range c.folder.under(trustFolder) {
+		if digest, err := signed.ParseDigest("sha256:" + path.Base(path.Dir(p))); err != nil || path.Dir(path.Dir(p)) != trustFolder || m.trust[digest] == nil {
+			s.fail(p, "is of no snapshot that the receipt names")
+		}
+	}
+	c.describeMachines(m)
 }
 
-func (c *checker) loadTrust(s *section) *endorse.Snapshot {
+// machines is what evidence is appraised by, while that goes on.
+type machines struct {
+	*section
+	shelf *reference.Shelf
+	trust map[[32]byte]*endorse.Snapshot
+	by    map[string][]string // who was appraised by which policy, in words
+}
+
+const (
+	trustFolder      = "trust"
+	referencesFolder = "references"
+)
+
+// loadReferences opens every manifest under the consortium's amenders.
+func (c *checker) loadReferences(s *section) *reference.Shelf {
 	files := map[string][]byte{}
-	for _, p := range c.folder.under("trust") {
-		b, err := c.folder.read(p, endorse.MaxFile)
+	for _, p := range c.folder.under(referencesFolder) {
+		b, err := c.folder.read(p, signed.MaxEnvelope)
+		if err == nil {
+			_, err = reference.Open(b, grounds.Amenders(c.consortium))
+		}
 		if err != nil {
 			s.fail(p, "%v", err)
+			continue
+		}
+		files[p] = b
+	}
+	shelf, err := reference.NewShelf(files, grounds.Amenders(c.consortium))
+	if err != nil {
+		s.fail(referencesFolder, "%v", err)
+	}
+	return shelf
+}
+
+// snapshot is the trust of a digest, which is also the name of its folder.
+func (c *checker) snapshot(m *machines, digest [32]byte) *endorse.Snapshot {
+	if t := m.trust[digest]; t != nil {
+		return t
+	}
+	dir := trustFolder + "/" + strings.TrimPrefix(signed.DigestText(digest), "sha256:")
+	files := map[string][]byte{}
+	for _, p := range c.folder.under(dir) {
+		b, err := c.folder.read(p, endorse.MaxFile)
+		if err != nil {
+			m.fail(p, "%v", err)
 			return nil
 		}
-		files[strings.TrimPrefix(p, "trust/")] = b
+		files[strings.TrimPrefix(p, dir+"/")] = b
+	}
+	if len(files) == 0 {
+		m.fail(receiptFile, "names trust snapshot %s, which is not in %s/", signed.DigestText(digest), trustFolder)
+		return nil
 	}
 	trust, err := endorse.New(files)
 	if err != nil {
-		s.fail("trust", "%v", err)
+		m.fail(dir, "%v", err)
 		return nil
 	}
-	if want := [32]byte(c.receipt.Predicate.Coordinator.Trust); trust.Digest() != want {
-		s.fail("trust", "has digest %s, the receipt says %s", signed.DigestText(trust.Digest()), signed.DigestText(want))
+	if trust.Digest() != digest {
+		m.fail(dir, "has digest %s", signed.DigestText(trust.Digest()))
+		return nil
 	}
+	m.trust[digest] = trust
 	return trust
 }
 
-// appraise judges one record. It returns false when it does not hold, and says why.
-func (c *checker) appraise(s *section, p, subject string, role attest.Role, r attest.Record, trust *endorse.Snapshot) bool {
+// stated finds the policy of a digest among those by which a role could be appraised at a time.
+func (c *checker) stated(m *machines, subject string, role attest.Role, digest [32]byte, at time.Time) (grounds.Stated, bool) {
+	all, err := (&grounds.Grounds{References: m.shelf}).Stood(c.consortium, role, c.simulation(role), at)
+	if err != nil {
+		m.fail(consortiumFile, "%v", err)
+		return grounds.Stated{}, false
+	}
+	names := make([]string, 0, len(all))
+	for _, p := range all {
+		if p.Policy.Digest() == digest {
+			return p, true
+		}
+		names = append(names, p.By)
+	}
+	if len(names) == 0 {
+		names = []string{"nothing"}
+	}
+	m.fail(receiptFile, "names policy %s for %s, which is not what held at %s: %s", signed.DigestText(digest), subject, at.Format(time.RFC3339), strings.Join(names, "; "))
+	return grounds.Stated{}, false
+}
+
+// simulation is the consortium's word alone: that of the process is in its posture.
+func (c *checker) simulation(role attest.Role) bool {
+	if role == attest.RoleCoordinator {
+		return c.consortium.Attestation.Coordinator.AllowSimulated
+	}
+	return c.consortium.Attestation.Node.AllowSimulated
+}
+
+// appraise judges one record by what the receipt names. It returns false when it does not hold, and says why.
+func (c *checker) appraise(m *machines, p, subject string, role attest.Role, r attest.Record, policy, snapshot audit.Digest) bool {
 	i, ok := c.log.find(audit.Admission, 0, subject, c.folder.files[p].digest)
 	if !ok {
-		s.fail(p, "the log has no leaf that admits %q by this evidence", subject)
+		m.fail(p, "the log has no leaf that admits %q by this evidence", subject)
 		return false
 	}
-	accept := c.consortium.Attestation.Node
-	if role == attest.RoleCoordinator {
-		accept = c.consortium.Attestation.Coordinator
-	}
-	policies, err := (&grounds.Grounds{Trust: trust}).Policies(c.consortium, role, accept.AllowSimulated, c.log.leaves[i].Time)
-	if err != nil {
-		s.fail(p, "%v", err)
+	at, simulation := c.log.leaves[i].Time, c.simulation(role)
+	trust := c.snapshot(m, snapshot)
+	by, ok := c.stated(m, subject, role, policy, at)
+	if trust == nil || !ok {
 		return false
 	}
-	result := verifiers.Recheck(r, c.log.leaves[i].Time, trust, terms.Posture(c.consortium, accept.AllowSimulated), policies...)
+	result := verifiers.Recheck(r, at, trust, terms.Posture(c.consortium, simulation), by.Policy)
 	for _, reason := range result.Reasons {
-		s.fail(p, "at %s: %v", c.log.leaves[i].Time.Format(time.RFC3339), reason)
+		m.fail(p, "at %s: %v", at.Format(time.RFC3339), reason)
 	}
 	if !result.OK() {
 		if len(result.Reasons) == 0 {
-			s.fail(p, "its status is %q", result.Status)
+			m.fail(p, "its status is %q", result.Status)
 		}
 		return false
 	}
@@ -204,12 +284,13 @@ func (c *checker) appraise(s *section, p, subject string, role attest.Role, r at
 		c.report.Simulated = true
 	}
 	c.machines[subject] = result
+	m.by[by.By] = append(m.by[by.By], subject)
 	return true
 }
 
-func (c *checker) appraiseCoordinator(s *section, p string, trust *endorse.Snapshot) {
-	r := c.record
-	if !c.appraise(s, p, coordinatorSubject, attest.RoleCoordinator, r, trust) {
+func (c *checker) appraiseCoordinator(s *machines, p string) {
+	r, named := c.record, c.receipt.Predicate.Coordinator
+	if !c.appraise(s, p, coordinatorSubject, attest.RoleCoordinator, r, named.Policy, named.Trust) {
 		return
 	}
 	for _, reason := range r.SignedBy(c.consortium.Log) {
@@ -222,7 +303,8 @@ func (c *checker) appraiseCoordinator(s *section, p string, trust *endorse.Snaps
 
 // appraiseNode also ties the record to the hospital: its TLS key is the enrolled node key, and the one key that
 // it binds is the enrolled witness.
-func (c *checker) appraiseNode(s *section, p, hospital string, trust *endorse.Snapshot) {
+func (c *checker) appraiseNode(s *machines, p string, named audit.ReceiptHospital) {
+	hospital := named.Name
 	e, ok := c.served[hospital]
 	if !ok {
 		s.fail(p, "is of %q, who was in no set", hospital)
@@ -238,7 +320,7 @@ func (c *checker) appraiseNode(s *section, p, hospital string, trust *endorse.Sn
 		s.fail(p, "%v", err)
 		return
 	}
-	if !c.appraise(s, p, hospital, attest.RoleNode, r, trust) {
+	if !c.appraise(s, p, hospital, attest.RoleNode, r, named.Policy, named.Trust) {
 		return
 	}
 	if r.Binding.Study != c.study.Digest {
@@ -256,15 +338,18 @@ func (c *checker) appraiseNode(s *section, p, hospital string, trust *endorse.Sn
 	}
 }
 
-func (c *checker) describeMachines(s *section) {
+func (c *checker) describeMachines(m *machines) {
 	simulated := 0
 	for _, r := range c.machines {
 		if r.Claims.Simulated {
 			simulated++
 		}
 	}
-	s.say("appraised again at the time of admission: %s", strings.Join(slices.Sorted(maps.Keys(c.machines)), ", "))
+	m.say("appraised again at the time of admission, with %s", count(len(m.trust), "trust snapshot"))
+	for _, by := range slices.Sorted(maps.Keys(m.by)) {
+		m.add("by %s: %s", by, strings.Join(m.by[by], ", "))
+	}
 	if simulated > 0 {
-		s.add("%d of %d are simulated TEEs", simulated, len(c.machines))
+		m.add("%d of %d are simulated TEEs", simulated, len(c.machines))
 	}
 }

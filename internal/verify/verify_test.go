@@ -163,7 +163,7 @@ func TestFilesMoreOrLess(t *testing.T) {
 	s := theStory(t)
 	for _, name := range []string{
 		modelFile, studyFile, consortiumFile, signaturesFile, "approvals/va.json", "enrolments/va.json", "evidence/va.cbor", "evidence/coordinator.cbor",
-		"trust/sim-root.pem", checkpointFile, "rounds/0001/roster.cbor", "rounds/0003/plan.cbor", "rounds/0005/sum.bin", "rounds/0005/result.cbor",
+		s.trustFile("sim-root.pem"), checkpointFile, "rounds/0001/roster.cbor", "rounds/0003/plan.cbor", "rounds/0005/sum.bin", "rounds/0005/result.cbor",
 	} {
 		dir := s.write(t)
 		if err := os.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil {
