@@ -79,7 +79,8 @@ func TestRealEvidence(t *testing.T) {
 		{"too old", "snp/milan-v2-azure.report.bin", "snp/milan-v2-azure.vcek.der", "2025-01-01T00:00:00Z", "snp.yaml", milanV2("219"), []string{"tcb.ucode.below_min"}},
 		{
 			"no alias check", "snp/milan-v2-azure.report.bin", "snp/milan-v2-azure.vcek.der", "2025-01-01T00:00:00Z", "snp.yaml",
-			slices.Replace(milanV2("115"), 6, 7, "platform: {allow: [smt], require: [alias_check]}"), []string{"platform.alias"},
+			slices.Replace(milanV2("115"), 6, 7, "platform: {allow: [smt], require: [alias_check]}"),
+			[]string{"platform.alias"},
 		},
 		{
 			"a region's key", "snp/milan-v3-aws-vlek.report.bin", "snp/milan-v3-aws-vlek.vlek.der", "2025-06-01T00:00:00Z", "snp-vlek.yaml",
@@ -87,7 +88,8 @@ func TestRealEvidence(t *testing.T) {
 		},
 		{
 			"its end", "snp/milan-v3-aws-vlek.report.bin", "snp/milan-v3-aws-vlek.vlek.der", "2026-01-01T00:00:00Z", "snp-vlek.yaml",
-			append(snp, "measurements: any", "csps: any"), []string{"cert.expired"},
+			append(snp, "measurements: any", "csps: any"),
+			[]string{"cert.expired"},
 		},
 		{
 			"Genoa", "snp/genoa-v3.report.bin", "snp/genoa-v3.vcek.pem", "2026-01-01T00:00:00Z", "snp.yaml",
@@ -100,11 +102,13 @@ func TestRealEvidence(t *testing.T) {
 		{"stale collateral", "tdx/v4-phala.quote.bin", "tdx/v4-phala.collateral.json", "2025-08-25T00:00:00Z", "tdx.yaml", []string{"measurements: any"}, []string{"crl.stale", "collateral.expired", "collateral.expired"}},
 		{
 			"Google's", "tdx/v4-gcp.quote.bin", "tdx", "2025-07-10T00:00:00Z", "tdx.yaml",
-			[]string{"measurements: any", "xfam: any"}, nil,
+			[]string{"measurements: any", "xfam: any"},
+			nil,
 		},
 		{"version 5", "tdx/v5-outdated.quote.bin", "tdx/v5-outdated.collateral.json", "2026-03-01T00:00:00Z", "tdx.yaml", []string{"measurements: any", "xfam: any"}, []string{"tcb.no_level"}},
 		{
-			"a debug TD", "tdx/v4-debug.quote.bin", "", "2025-01-01T00:00:00Z", "tdx.yaml", []string{"measurements: any", "xfam: any", "attributes: any", "revocation: false"},
+			"a debug TD", "tdx/v4-debug.quote.bin", "", "2025-01-01T00:00:00Z", "tdx.yaml",
+			[]string{"measurements: any", "xfam: any", "attributes: any", "revocation: false"},
 			[]string{"debug", "collateral.missing"},
 		},
 		{"a tail", "tdx/v4-spr-e4.quote.bin", "tdx", "2023-07-01T00:00:00Z", "tdx.yaml", nil, []string{"parse.tail"}},
@@ -114,10 +118,12 @@ func TestRealEvidence(t *testing.T) {
 			[]string{
 				`4: ["7461d6b7d5922dbd8fd58bfaac8f53c3380f01708bd1593ef367e3371791e717"]`, `9: ["630dc838b500d34ba7439095443b2d06d915f5acabf4f6d9ea7f49c78a8af3f9"]`,
 				"user_data: optional", "id_keys: any",
-			}, nil,
+			},
+			nil,
 		},
 		{
-			"Azure's TD", "azure/tdx-v4-outofdate.evidence.json", "tdx", "2025-07-10T00:00:00Z", "azure-tdx.yaml", []string{"4: any", "9: any", "user_data: optional", "xfam: any"},
+			"Azure's TD", "azure/tdx-v4-outofdate.evidence.json", "tdx", "2025-07-10T00:00:00Z", "azure-tdx.yaml",
+			[]string{"4: any", "9: any", "user_data: optional", "xfam: any"},
 			[]string{"tcb.platform.out_of_date", "tcb.module.out_of_date"},
 		},
 		{"secure boot off", "azure/tdx-secureboot-off.hcl.bin", "tdx", "2025-07-10T00:00:00Z", "azure-tdx.yaml", nil, []string{"config.secureboot"}},
@@ -128,7 +134,8 @@ func TestRealEvidence(t *testing.T) {
 		{"no nonce", "vtpm/gce-cos-85-no-nonce.pb", "vtpm", "2025-01-01T00:00:00Z", "gce-vtpm.yaml", []string{"4: any", "9: any", "projects: any"}, []string{"freshness"}},
 		{
 			"a debug image", "confidential-space/debug-image.pki.jwt", "confidential-space/root.crt", "2025-06-23T15:00:00Z", "confidential-space.yaml",
-			[]string{"measurements: any", "audiences: any"}, []string{"debug", "cs.debug", "cs.hwmodel"},
+			[]string{"measurements: any", "audiences: any"},
+			[]string{"debug", "cs.debug", "cs.hwmodel"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
