@@ -164,7 +164,7 @@ func (c *Coordinator) Serve(ctx context.Context, l net.Listener) (err error) {
 	var serving context.Context
 	c.group, serving = errgroup.WithContext(ctx)
 	defer func() { err = errors.Join(err, c.closeLogs()) }()
-	server, err := c.open(serving)
+	server, creds, err := c.open(serving)
 	if ctx.Err() != nil {
 		return l.Close() // asked to stop before it had begun
 	}
@@ -172,6 +172,10 @@ func (c *Coordinator) Serve(ctx context.Context, l net.Listener) (err error) {
 		return errors.Join(fmt.Errorf("starting the coordinator: %w", err), l.Close())
 	}
 	close(c.opened)
+	c.group.Go(func() error {
+		c.deps.Grounds.Heed(serving, c.deps.Consortium, attest.RoleNode, c.deps.Now, creds.Reappraise)
+		return nil
+	})
 	for _, s := range c.all() {
 		s.start()
 	}
@@ -184,21 +188,21 @@ func (c *Coordinator) Serve(ctx context.Context, l net.Listener) (err error) {
 }
 
 // open reads the state that the process before left.
-func (c *Coordinator) open(ctx context.Context) (*transport.Server, error) {
+func (c *Coordinator) open(ctx context.Context) (*transport.Server, *channel.Credentials, error) {
 	for _, dir := range []string{c.config.State, filepath.Join(c.config.State, "studies"), c.kept.dir, c.kept.trustDir(), c.kept.referencesDir()} {
 		if err := store.PrivateDir(dir); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	var err error
 	if c.trail, err = c.deps.OpenLog(c.life, filepath.Join(c.config.State, "log"), audit.Origin(c.deps.Consortium.Name, [32]byte{})); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := c.loadEnrolments(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := c.loadStudies(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	creds, err := channel.NewServer(channel.Config{
 		Role:        attest.RoleCoordinator,
@@ -214,11 +218,12 @@ func (c *Coordinator) open(ctx context.Context) (*transport.Server, error) {
 		Observe:     c.doors.observe,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return transport.NewServer(creds, transport.Handlers{
+	server, err := transport.NewServer(creds, transport.Handlers{
 		Identity: identityHandler{c}, Study: studyHandler{c}, Round: roundHandler{c}, Release: releaseHandler{c}, Audit: auditHandler{c},
 	}, transport.Options{Facts: facts{c}, Gate: c.deps.Gate, Logger: c.log, Now: c.deps.Now})
+	return server, creds, err
 }
 
 func (c *Coordinator) posture([32]byte) (attest.Posture, error) {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/audit"
@@ -182,6 +183,9 @@ func newDoorkeeper(c *Coordinator) *doorkeeper {
 func (d *doorkeeper) observe(o channel.Outcome) {
 	ctx, cancel := d.c.background()
 	defer cancel()
+	if o.Ended {
+		d.revoke(ctx, o)
+	}
 	var err error
 	if o.Err != nil {
 		err = d.refusal(ctx, o)
@@ -191,6 +195,26 @@ func (d *doorkeeper) observe(o channel.Outcome) {
 	if err != nil {
 		d.c.log.Error("a handshake could not be logged", "error", err)
 	}
+}
+
+// revoke tells the study's driver that a member's machine is refused whose session was let in before. Only a session with
+// an SVID has a part in rounds.
+func (d *doorkeeper) revoke(ctx context.Context, o channel.Outcome) {
+	s, err := d.c.find(o.Session.Study)
+	if err != nil {
+		return
+	}
+	who := d.c.caller(o.Session)
+	driver, err := s.running()
+	if err != nil || !who.SVID || !slices.Contains(s.study.Members, who.Hospital) {
+		return
+	}
+	codes := make([]string, len(o.Reasons))
+	for i, r := range o.Reasons {
+		codes[i] = r.Code
+	}
+	why := strings.Join(codes, ", ")
+	driver.post(ctx, func(ctx context.Context) error { return driver.revoke(ctx, aggregate.MemberID(who.Hospital), why) })
 }
 
 // admission keeps the evidence of a node that came with its SVID, and ours of the same session.

@@ -51,6 +51,7 @@ type driver struct {
 	hint       stopper
 	impasse    stopper
 	readied    map[aggregate.MemberID]bool
+	revoked    map[aggregate.MemberID]bool            // whose machine was refused in this round
 	answered   map[string]map[aggregate.MemberID]bool // by kind: whose message was taken
 	leaves     []<-chan logged                        // on their way into the log
 	newestLeaf uint64                                 // index of the last of them that got there
@@ -393,7 +394,7 @@ func (d *driver) begin(ctx context.Context) error {
 
 func (d *driver) startRound(r *aggregate.Round, number uint64) {
 	d.round, d.number, d.phase = r, number, ""
-	d.readied = map[aggregate.MemberID]bool{}
+	d.readied, d.revoked = map[aggregate.MemberID]bool{}, map[aggregate.MemberID]bool{}
 	d.answered = map[string]map[aggregate.MemberID]bool{}
 	d.senders = map[aggregate.MemberID][]chan<- error{}
 	d.setVectors(nil)

@@ -104,7 +104,17 @@ func (d *driver) leftOut(m aggregate.MemberID) bool {
 }
 
 // useless says that nothing of a member is waited for in this round, connected or not.
-func (d *driver) useless(m aggregate.MemberID) bool { return d.lost(m) || d.leftOut(m) }
+func (d *driver) useless(m aggregate.MemberID) bool { return d.lost(m) || d.leftOut(m) || d.revoked[m] }
+
+// revoke leaves a member whose machine does not pass any more out of the round, or ends that.
+func (d *driver) revoke(ctx context.Context, m aggregate.MemberID, why string) error {
+	d.s.events.tell(Event{Kind: "refused", Round: d.number, Hospital: string(m), Text: "the session of " + string(m) + " has ended: its machine is refused: " + why})
+	if d.round == nil {
+		return nil
+	}
+	d.revoked[m] = true
+	return d.step(ctx, aggregate.Revoked{Member: m, Why: why})
+}
 
 func including(sorted []string, name string) []string {
 	if i, found := slices.BinarySearch(sorted, name); !found {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -23,12 +24,17 @@ const renewBefore = 10 * time.Minute
 // A connection is one attested session with the coordinator, for one study.
 type connection struct {
 	client *transport.Client
+	creds  *channel.Credentials
+	log    *slog.Logger
 
 	mu      sync.Mutex
 	session channel.Session // of the newest handshake; a silent reconnect makes another
 }
 
 func (c *connection) observe(o channel.Outcome) {
+	if o.Ended {
+		c.log.Warn("the coordinator does not pass any more: the connection was ended", "error", o.Err)
+	}
 	if o.Err != nil {
 		return
 	}
@@ -88,14 +94,14 @@ func (r *runner) checkSVID(der []byte) (*tls.Certificate, error) {
 // dial makes a connection on which every handshake, the first and any silent one later, attests both
 // sides for this study.
 func (r *runner) dial(cert func() (*tls.Certificate, error)) (*connection, error) {
-	c := &connection{}
+	c := &connection{log: r.log}
 	d := r.node.deps
 	simulation := r.node.config.Insecure.SimulatedTEE
 	witness, err := x509.MarshalPKIXPublicKey(d.WitnessKey.Public())
 	if err != nil {
 		return nil, err
 	}
-	creds, err := channel.NewClient(channel.Config{
+	c.creds, err = channel.NewClient(channel.Config{
 		Role:        attest.RoleNode,
 		Certificate: cert,
 		Attester:    d.Attester,
@@ -121,7 +127,7 @@ func (r *runner) dial(cert func() (*tls.Certificate, error)) (*connection, error
 	if err != nil {
 		return nil, err
 	}
-	if c.client, err = transport.Dial(r.node.config.Coordinator, creds); err != nil {
+	if c.client, err = transport.Dial(r.node.config.Coordinator, c.creds); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/aggregate"
+	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -64,6 +65,10 @@ func (s *serving) loop(ctx context.Context) (over bool, err error) {
 	position := transport.Position{Study: s.digest, Cursor: s.cursor, Boot: s.node.boot, Epoch: slices.Clone(s.epoch)}
 	s.wg.Go(func() { s.ended <- s.follow(ctx, position) })
 	s.wg.Go(func() { s.audit(ctx) })
+	s.wg.Go(func() {
+		d := s.node.deps
+		d.Grounds.Heed(ctx, d.Consortium, attest.RoleCoordinator, d.Now, s.conn.creds.Reappraise)
+	})
 	s.startClearing(ctx)
 	renew := time.NewTimer(renewIn(s.attested.Until.Sub(s.node.deps.Now())))
 	defer renew.Stop()

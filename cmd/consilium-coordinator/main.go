@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/consilium-fl/consilium/coordinator"
 	"github.com/consilium-fl/consilium/coordinator/wire"
@@ -177,6 +178,9 @@ func (c *command) check(ctx context.Context) error {
 	return err
 }
 
+// groundsEvery is how often trust and references are read again; SIGHUP asks for it at once.
+const groundsEvery = time.Minute
+
 func (c *command) run(ctx context.Context) (err error) {
 	cfg, err := c.read()
 	if err != nil {
@@ -199,6 +203,10 @@ func (c *command) run(ctx context.Context) (err error) {
 	if err != nil {
 		return badInput{fmt.Errorf("listening: %w", err)}
 	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGHUP)
+	defer signal.Stop(asked)
+	go d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger)
 	if err := co.Serve(ctx, l); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/node"
@@ -155,12 +156,19 @@ func (c *command) run(ctx context.Context) error {
 	if err != nil {
 		return badInput{err}
 	}
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGHUP)
+	defer signal.Stop(asked)
+	go d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger)
 	// A node that is told to stop has done its work: what it must not forget is on disk already.
 	if err := n.Run(ctx); err != nil {
 		return errors.Join(badInput{err}, n.Close())
 	}
 	return n.Close()
 }
+
+// groundsEvery is how often trust, references and the own policy are read again; SIGHUP asks for it at once.
+const groundsEvery = time.Minute
 
 func (c *command) stop(ctx context.Context) error {
 	cfg, err := c.read()

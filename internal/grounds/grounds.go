@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"sync"
@@ -154,6 +155,9 @@ func (h *Holder) Current() (*Grounds, <-chan struct{}) {
 // Reload reads the files again and says whether they differ. On an error the value before stays: manifests, lists and
 // collateral in it end by their own dates.
 func (h *Holder) Reload() (changed bool, err error) {
+	if h.config == (Config{}) {
+		return false, nil // Fixed
+	}
 	g, digest, err := h.read()
 	if err != nil {
 		return false, err
@@ -169,20 +173,69 @@ func (h *Holder) Reload() (changed bool, err error) {
 	return true, nil
 }
 
-// Watch reads the files again every so often until ctx ends, and tells what came of it where it is news.
-func (h *Holder) Watch(ctx context.Context, every time.Duration, tell func(changed bool, err error)) {
+// Watch reads the files again every so often, and when asked, until ctx ends, and logs what came of it where it is news.
+func (h *Holder) Watch(ctx context.Context, every time.Duration, asked <-chan os.Signal, log *slog.Logger) {
 	t := time.NewTicker(every)
 	defer t.Stop()
+	said := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if changed, err := h.Reload(); changed || err != nil {
-				tell(changed, err)
-			}
+		case <-asked:
+			said = ""
+		}
+		changed, err := h.Reload()
+		switch {
+		case err == nil && changed:
+			log.Info("policy or trust was read anew")
+			said = ""
+		case err != nil && err.Error() != said:
+			log.Error("policy and trust stay as they were read before", "error", err)
+			said = err.Error()
 		}
 	}
+}
+
+// Heed calls f at once and then, until ctx ends, each time that a peer of a role may have to be appraised otherwise than
+// before: when other files were read, and when a version of reference values begins or ends. Called at once, since what
+// was appraised before Heed may have been by other files already.
+func (h *Holder) Heed(ctx context.Context, c *study.Consortium, role attest.Role, now func() time.Time, f func()) {
+	t := time.NewTicker(heedEvery)
+	defer t.Stop()
+	_, changed := h.Current()
+	was := h.standing(c, role, now())
+	for f(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-changed:
+			_, changed = h.Current()
+		}
+		if is := h.standing(c, role, now()); is != was {
+			was = is
+			f()
+		}
+	}
+}
+
+// heedEvery is how late the begin or end of a version may be noticed in a session that runs.
+const heedEvery = time.Minute
+
+// standing tells one moment's trust and policies from another's.
+func (h *Holder) standing(c *study.Consortium, role attest.Role, at time.Time) string {
+	g, _ := h.Current()
+	text := fmt.Sprintf("%x", g.Trust.Digest())
+	ps, err := g.Policies(c, role, false, at)
+	if err != nil {
+		return text
+	}
+	for _, p := range ps {
+		text += fmt.Sprintf(" %x", p.Digest())
+	}
+	return text
 }
 
 func (h *Holder) read() (*Grounds, [32]byte, error) {

@@ -3,9 +3,11 @@ package grounds
 import (
 	"context"
 	"crypto/ed25519"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -180,21 +182,21 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	news := make(chan error, 100)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		h.Watch(ctx, time.Millisecond, func(_ bool, err error) { news <- err })
-	}()
-	defer func() { cancel(); <-over }()
+	news, asked := make(chan struct{}, 1), make(chan os.Signal, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { h.Watch(ctx, time.Hour, asked, slog.New(slog.DiscardHandler)) })
+	wg.Go(func() {
+		h.Heed(ctx, c, attest.RoleNode, func() time.Time { return noon }, func() { news <- struct{}{} })
+	})
+	defer func() { cancel(); wg.Wait() }()
+	<-news // it is called at once
 	manifest(t, files.References, "1", keys...)
-	for ctx.Err() == nil {
-		// A half-written file may be seen once.
-		if err := <-news; err == nil {
-			return
-		}
+	asked <- os.Interrupt
+	select {
+	case <-news:
+	case <-ctx.Done():
+		t.Error("a new manifest was not seen")
 	}
-	t.Error("a new manifest was not seen")
 }
 
 func TestBadFiles(t *testing.T) {
