@@ -151,7 +151,7 @@ func (r *runner) request(a study.Approval) policy.Request {
 		Now:    r.node.deps.Now(),
 		Session: policy.Session{
 			Study: signed.DigestText(session.Study), Status: string(session.Result.Status),
-			Simulated: session.Result.Claims.Simulated, Until: session.Until,
+			Simulated: session.Result.Claims.Simulated, Until: session.Until, Attestation: transport.Claims(session),
 		},
 		Target: policy.Target{Study: signed.DigestText(r.digest), Exists: true, State: transport.StateRunning, Members: st.Members, Lead: st.Lead, Release: st.Release.To, Hospitals: st.Release.Hospitals},
 		Study: policy.Study{

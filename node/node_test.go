@@ -20,6 +20,7 @@ import (
 	"github.com/consilium-fl/consilium/attest/simtee"
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/terms"
 	"github.com/consilium-fl/consilium/internal/transport"
@@ -641,6 +642,49 @@ func TestSessionIsRenewed(t *testing.T) {
 	svids := 0
 	h.with(func() { svids = h.svids })
 	h.until("the node attests anew", func() bool { return h.svids > svids && h.hears("vote", 2)() })
+	h.with(h.unmute)
+	h.until("the round ends", func() bool { return len(h.ended) == 1 })
+	h.closes(2)
+}
+
+// TestCoordinatorIsRefusedMeanwhile: a coordinator that does not pass any more loses its connection at once, and gets none
+// until it passes again; the round goes on where it was.
+func TestCoordinatorIsRefusedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	h := w.hub
+	own := func(measurement string) {
+		w.write(fmt.Appendf(nil, `version: consilium.policy/v1
+role: coordinator
+accept: [sim/1]
+allow_simulated: true
+measurements: [%q]
+machines: any
+max_age: 1h
+deny_generations: []
+warn_generations: []
+revocation: false
+endorsement_age: 0s
+grace: 0s
+`, measurement), "own.yaml")
+	}
+	good := string(attest.SHA256Measurement(simtee.Measurement(attest.RoleCoordinator)))
+	own(good)
+	w.own = "attestation: own.yaml\n"
+	var held *grounds.Holder
+	w.start(func(d *node.Deps) { held = d.Grounds })
+	h.with(func() { h.mute["vote"] = true; h.begin(1) })
+	h.until("the node votes", h.hears("vote", 1))
+	own("sha256:" + strings.Repeat("0", 64))
+	if changed, err := held.Reload(); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	w.says(1, "the coordinator does not pass any more", "policy.changed", "measurement.unlisted")
+	w.says(1, "connection ended", "measurement.unlisted")
+	own(good)
+	if changed, err := held.Reload(); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	h.until("the node votes again", h.hears("vote", 2))
 	h.with(h.unmute)
 	h.until("the round ends", func() bool { return len(h.ended) == 1 })
 	h.closes(2)

@@ -120,6 +120,7 @@ type world struct {
 	enrolment  []byte // of the node
 	logged     buffer
 	budget     string
+	own        string // more lines of node.yaml
 	hub        *hub
 }
 
@@ -205,7 +206,7 @@ registries: {cardiology: {file: data.csv, budget: %s}}
 tee: sim
 sim_root: sim-root.key
 insecure: {simulated_tee: true}
-`, w.hub.address, signed.DigestText(w.consortium.Digest), w.budget), "node.yaml")
+%s`, w.hub.address, signed.DigestText(w.consortium.Digest), w.budget, w.own), "node.yaml")
 	return must(node.ReadConfig(w.path("node.yaml")))(w.t)
 }
 

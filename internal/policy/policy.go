@@ -49,6 +49,21 @@ type Session struct {
 	Status     string    `json:"status"`
 	Simulated  bool      `json:"simulated"` // never affirming
 	Until      time.Time `json:"until"`
+	// Attestation is the claims of the peer's evidence, an object whose names are those of attest.Claims. It is there for
+	// extra rules alone, which can refuse by it: no decision of ours looks at it. What it holds depends on the format, so a
+	// rule says `not input.session.attestation.generation in {"genoa", "turin"}` where absence is to refuse.
+	Attestation JSON `json:"attestation"`
+}
+
+// JSON is the text of a JSON object; empty it is the empty object.
+type JSON string
+
+// MarshalJSON writes the text itself.
+func (j JSON) MarshalJSON() ([]byte, error) {
+	if j == "" {
+		return []byte("{}"), nil
+	}
+	return []byte(j), nil
 }
 
 // Target is what is asked about: the study that a request names or, where it names none and the

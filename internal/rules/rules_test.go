@@ -227,10 +227,12 @@ func TestLeavesHaveNoChance(t *testing.T) {
 
 // clocks may read the wall clock: they act now, and no verdict depends on what they read.
 var clocks = map[string]string{
-	"attest/channel":       "a handshake happens now; it hands the time to the verifiers",
-	"audit/appender":       "a leaf is appended now",
-	"attest/simtee Attest": "it stands in for a chip, which has a clock",
-	"audit cosign":         "a witness signs when it saw the checkpoint",
+	"attest/channel":            "a handshake happens now; it hands the time to the verifiers",
+	"audit/appender":            "a leaf is appended now",
+	"attest/simtee Attest":      "it stands in for a chip, which has a clock",
+	"attest/tdx ask":            "it waits for a host that makes one quote at a time; no verifier calls it",
+	"attest/internal/tpm Sleep": "it waits for a TPM that another process uses; no verifier calls it",
+	"audit cosign":              "a witness signs when it saw the checkpoint",
 }
 
 // TestVerifiersReadNoClock: what is checked offline years later gets its time from the caller.

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/signed"
@@ -106,7 +108,7 @@ func (s *Server) decide(ctx context.Context, method string, m any) (context.Cont
 	if err := onTarget(a, target, consortium); err != nil {
 		return nil, err
 	}
-	if err := s.ask(ctx, policy.Request{Method: method, Now: now, Peer: who, Session: facets(session, consortium), Target: target}); err != nil {
+	if err := s.ask(ctx, policy.Request{Method: method, Now: now, Peer: who, Session: s.facets(session, consortium), Target: target}); err != nil {
 		return nil, err
 	}
 	return context.WithValue(ctx, askedKey, asked{session, who}), nil
@@ -139,11 +141,45 @@ func (s *Server) noFacts(ctx context.Context, method string, err error) error {
 
 func refused(reason string) error { return &Refused{Reasons: []string{reason}} }
 
-func facets(s channel.Session, consortium bool) policy.Session {
+func (s *Server) facets(x channel.Session, consortium bool) policy.Session {
 	return policy.Session{
-		Study: signed.DigestText(s.Study), Consortium: consortium, Status: string(s.Result.Status),
-		Simulated: s.Result.Claims.Simulated, Until: s.Until,
+		Study: signed.DigestText(x.Study), Consortium: consortium, Status: string(x.Result.Status),
+		Simulated: x.Result.Claims.Simulated, Until: x.Until, Attestation: s.claims.of(x),
 	}
+}
+
+// claims are those of sessions as text, since each request asks for them.
+type claims struct {
+	mu   sync.Mutex
+	text map[[32]byte]policy.JSON // by exporter, which names a session
+}
+
+// keptClaims bounds them: more than sessions are busy at once.
+const keptClaims = 1 << 12
+
+func (c *claims) of(x channel.Session) policy.JSON {
+	if x.PeerRole != attest.RoleNode {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if j, ok := c.text[x.Exporter]; ok {
+		return j
+	}
+	if c.text == nil || len(c.text) == keptClaims {
+		c.text = map[[32]byte]policy.JSON{}
+	}
+	c.text[x.Exporter] = Claims(x)
+	return c.text[x.Exporter]
+}
+
+// Claims are what a session's evidence says, as policies see it.
+func Claims(x channel.Session) policy.JSON {
+	b, err := json.Marshal(x.Result.Claims)
+	if err != nil {
+		return "unreadable" // which is no object: with a rule that could ask for it, no decision can be made
+	}
+	return policy.JSON(b)
 }
 
 // inScope holds a request to what its connection was attested for.

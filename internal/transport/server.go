@@ -36,6 +36,7 @@ type Server struct {
 	gate     Gate
 	log      *slog.Logger
 	now      func() time.Time
+	claims   claims
 	decided  func(policy.Request, policy.Decision, error)
 	stopping context.Context // ends when Serve's does
 	stop     context.CancelFunc

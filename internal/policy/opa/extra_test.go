@@ -218,3 +218,42 @@ func TestPolicyThatRequiresNothing(t *testing.T) {
 		t.Errorf("an undefined decision: allowed %v, %v", d.Allow, err)
 	}
 }
+
+// TestClaims: an extra rule can refuse by what a machine's evidence says, and cannot admit.
+func TestClaims(t *testing.T) {
+	milan, genoa := policy.JSON(`{"format":"snp/1","generation":"milan"}`), policy.JSON(`{"format":"snp/1","generation":"genoa"}`)
+	rule := func(pkg string) map[string]string {
+		return map[string]string{"claims.rego": "package " + pkg + `
+
+refuse contains "no Milan" if input.session.attestation.generation == "milan"
+
+refuse contains "no machine" if not input.session.attestation.format
+
+allow := true
+`}
+	}
+	for name, c := range map[string]struct {
+		gate *Gate
+		ask  policy.Request
+	}{
+		"coordinator": {gate(t, rule("consilium.extra")), sending(sendMethod)},
+		"node":        {nodeGate(t, rule("consilium.consent")), consent(policy.MethodTrain)},
+	} {
+		for claims, want := range map[policy.JSON]string{milan: "no Milan", genoa: "", "": "no machine"} {
+			c.ask.Session.Attestation = claims
+			if d := decide(t, c.gate, c.ask); d.Allow != (want == "") || want != "" && !slices.Equal(d.Reasons, []string{want}) {
+				t.Errorf("%s, %s: allowed %t, %v", name, claims, d.Allow, d.Reasons)
+			}
+		}
+		c.ask.Session.Attestation, c.ask.Session.Until = genoa, now
+		if d := decide(t, c.gate, c.ask); d.Allow {
+			t.Errorf("%s: claims admitted what the session's end refuses", name)
+		}
+		for _, bad := range []policy.JSON{"[]", "{", `"x"`} {
+			c.ask.Session.Attestation = bad
+			if d, err := c.gate.Decide(t.Context(), c.ask); err == nil || d.Allow {
+				t.Errorf("%s: claims %q: %v", name, bad, err)
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -17,11 +18,15 @@ func input(r policy.Request) (ast.Value, error) {
 	if !finite(r.Study.Epsilon) || !finite(r.Study.Delta) {
 		return nil, fmt.Errorf("epsilon %v and delta %v: want finite numbers", r.Study.Epsilon, r.Study.Delta)
 	}
+	attested, err := document(r.Session.Attestation)
+	if err != nil {
+		return nil, err
+	}
 	return ast.NewObject(
 		field("method", text(r.Method)),
 		field("now", moment(r.Now)),
 		field("peer", peer(r.Peer)),
-		field("session", session(r.Session)),
+		field("session", session(r.Session, attested)),
 		field("target", target(r.Target)),
 		field("study", study(r.Study)),
 	), nil
@@ -40,13 +45,29 @@ func peer(p policy.Peer) *ast.Term {
 	)
 }
 
-func session(s policy.Session) *ast.Term {
+// document is an object of its own each time: the engine sorts it when it is first looked into.
+func document(j policy.JSON) (*ast.Term, error) {
+	if j == "" {
+		return ast.ObjectTerm(), nil
+	}
+	v, err := ast.ValueFromReader(strings.NewReader(string(j)))
+	if err != nil {
+		return nil, fmt.Errorf("reading the claims of the attestation: %w", err)
+	}
+	if _, ok := v.(ast.Object); !ok {
+		return nil, fmt.Errorf("the claims of the attestation are %T, want an object", v)
+	}
+	return ast.NewTerm(v), nil
+}
+
+func session(s policy.Session, attested *ast.Term) *ast.Term {
 	return ast.ObjectTerm(
 		field("study", text(s.Study)),
 		field("consortium", ast.InternedTerm(s.Consortium)),
 		field("status", text(s.Status)),
 		field("simulated", ast.InternedTerm(s.Simulated)),
 		field("until", moment(s.Until)),
+		field("attestation", attested),
 	)
 }
 

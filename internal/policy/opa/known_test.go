@@ -57,6 +57,8 @@ func TestKnownRequestsDifferInEveryField(t *testing.T) {
 				f.Set(reflect.ValueOf(x.Add(time.Second)))
 			case string:
 				f.SetString(x + "x")
+			case policy.JSON:
+				f.SetString(string(x) + " ")
 			case bool:
 				f.SetBool(!x)
 			case []string:

@@ -51,6 +51,7 @@ type Gate struct {
 	query  rego.PreparedEvalQuery
 	digest [32]byte
 	known  *known // nil: each request is evaluated
+	extra  bool   // there is extra Rego, which alone may look at claims
 }
 
 // engine is an embedded policy and where the extra Rego beside it has its place.
@@ -97,7 +98,7 @@ func compile(ctx context.Context, e engine, extra map[string]string) (*Gate, err
 	if err != nil {
 		return nil, fmt.Errorf("preparing policies: %w", err)
 	}
-	return &Gate{query: q, digest: digest(e, extra)}, nil
+	return &Gate{query: q, digest: digest(e, extra), extra: len(extra) > 0}, nil
 }
 
 // capabilities leaves out what answers differently each time. time.now_ns stays: it is Request.Now.
@@ -156,6 +157,9 @@ func (g *Gate) Digest() [32]byte { return g.digest }
 
 // Decide answers r. After an error the decision is a refusal, and the error says why there is none.
 func (g *Gate) Decide(ctx context.Context, r policy.Request) (policy.Decision, error) {
+	if !g.extra {
+		r.Session.Attestation = ""
+	}
 	if d, ok := g.known.find(r); ok {
 		return d, nil
 	}

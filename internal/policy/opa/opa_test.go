@@ -504,6 +504,7 @@ func TestEmptyInputIsRefused(t *testing.T) {
 func TestInputIsTheRequestsJSON(t *testing.T) {
 	r := request("m", node(), "running")
 	r.Study = consent("train").Study
+	r.Session.Attestation = `{"format":"snp/1","debug":false,"snp":{"vmpl":0}}`
 	in, err := input(r)
 	if err != nil {
 		t.Fatal(err)
