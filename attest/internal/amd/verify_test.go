@@ -257,8 +257,13 @@ func TestShortKeys(t *testing.T) {
 	}
 }
 
-// TestEverySignedBit flips each of the 5376 bits that a report's signature covers, and those of the signature.
+// TestEverySignedBit flips each of the 5376 bits that a report's signature covers, and those of the signature; with
+// -short some of them.
 func TestEverySignedBit(t *testing.T) {
+	step := 1
+	if testing.Short() {
+		step = 61
+	}
 	for _, s := range append(reals(t), fakes()...) {
 		if strings.HasPrefix(s.name, "fake") && s.name != "fake Turin v5, VLEK false" || strings.Contains(s.name, "debug") {
 			continue // no positive, or like one that is here
@@ -277,7 +282,7 @@ func TestEverySignedBit(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := bytes.Clone(s.report)
-			for bit := range 8 * ReportSize {
+			for bit := 0; bit < 8*ReportSize; bit += step {
 				b[bit/8] ^= 1 << (bit % 8)
 				if r, err := ParseReport(b); err == nil && r.checkSignature(k) == nil {
 					t.Errorf("bit %d of byte %#x may be flipped", bit%8, bit/8)
