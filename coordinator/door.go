@@ -17,6 +17,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/audit"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
@@ -262,11 +263,15 @@ func (s *dossier) keepOwn(ctx context.Context, exporter [32]byte) error {
 	if err := errors.Join(s.c.kept.see(g), s.c.kept.keep(trust)); err != nil {
 		return err
 	}
+	policy, err := s.c.ownPolicy(own, at, g)
+	if err != nil {
+		return err
+	}
 	if err := store.WriteFile(s.path("evidence", ownEvidence), own, 0); err != nil {
 		return err
 	}
 	// A crash before the save: the next process shows other evidence, and this file is replaced.
-	if err := s.shown.save(ctx, shownAs{Record: sha256.Sum256(own), At: at.UnixMilli(), Trust: trust}); err != nil {
+	if err := s.shown.save(ctx, shownAs{Record: sha256.Sum256(own), At: at.UnixMilli(), Trust: trust, Policy: policy}); err != nil {
 		return err
 	}
 	leaf := audit.Leaf{Kind: audit.Admission, Time: at, Study: s.digest, Subject: Subject, Object: sha256.Sum256(own)}
@@ -275,6 +280,24 @@ func (s *dossier) keepOwn(ctx context.Context, exporter [32]byte) error {
 	}
 	s.shownYet = true
 	return nil
+}
+
+// ownPolicy appraises the own evidence as a node would, by what is here.
+func (c *Coordinator) ownPolicy(own []byte, at time.Time, g *grounds.Grounds) ([32]byte, error) {
+	record, err := attest.ParseRecord(own)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	sim := c.config.Insecure.SimulatedTEE
+	policies, err := g.Policies(c.deps.Consortium, attest.RoleCoordinator, sim, at)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	r := c.deps.Verifiers.Recheck(record, at, g.Trust, terms.Posture(c.deps.Consortium, sim), policies...)
+	if !r.OK() {
+		return [32]byte{}, fmt.Errorf("the own evidence, which a node took, does not hold here: %v", r.Reasons)
+	}
+	return r.Policy, nil
 }
 
 // ownEvidence is the coordinator's in a study's evidence folder and in an output folder. No hospital has a

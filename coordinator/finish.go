@@ -381,11 +381,11 @@ func (d *driver) receiptCoordinator(o *output) (audit.ReceiptCoordinator, error)
 	if err != nil {
 		return audit.ReceiptCoordinator{}, err
 	}
-	policies, err := c.stood(attest.RoleCoordinator, at)
+	policy, err := c.stood(attest.RoleCoordinator, at, shown.Policy)
 	if err != nil {
 		return audit.ReceiptCoordinator{}, err
 	}
-	r := c.deps.Verifiers.Recheck(record, at, trust, terms.Posture(c.deps.Consortium, sim), policies...)
+	r := c.deps.Verifiers.Recheck(record, at, trust, terms.Posture(c.deps.Consortium, sim), policy)
 	if !r.OK() {
 		return audit.ReceiptCoordinator{}, fmt.Errorf("the own evidence does not hold: %v", r.Reasons)
 	}

@@ -145,23 +145,24 @@ func (k *kept) references(c *study.Consortium) (map[string][]byte, error) {
 	return out, nil
 }
 
-// stood are the policies by which a role could have been appraised at a moment that has passed.
-func (c *Coordinator) stood(role attest.Role, at time.Time) ([]attest.Policy, error) {
+// stood finds the policy of a digest among those by which a role could have been appraised at a moment that has passed.
+func (c *Coordinator) stood(role attest.Role, at time.Time, digest [32]byte) (attest.Policy, error) {
 	files, err := c.kept.references(c.deps.Consortium)
 	if err != nil {
-		return nil, err
+		return attest.Policy{}, err
 	}
 	shelf, err := reference.NewShelf(files, c.kept.by)
 	if err != nil {
-		return nil, err
+		return attest.Policy{}, err
 	}
 	all, err := (&grounds.Grounds{References: shelf}).Stood(c.deps.Consortium, role, c.config.Insecure.SimulatedTEE, at)
 	if err != nil {
-		return nil, err
+		return attest.Policy{}, err
 	}
-	var out []attest.Policy
 	for _, p := range all {
-		out = append(out, p.Policy)
+		if p.Policy.Digest() == digest {
+			return p.Policy, nil
+		}
 	}
-	return out, nil
+	return attest.Policy{}, fmt.Errorf("policy %x of the own evidence is not kept", digest[:8])
 }

@@ -97,6 +97,7 @@ type shownAs struct {
 	Record [32]byte `cbor:"1,keyasint"`
 	At     int64    `cbor:"2,keyasint"` // Unix milliseconds, as its admission leaf has it
 	Trust  [32]byte `cbor:"3,keyasint"` // the coordinator's own snapshot then
+	Policy [32]byte `cbor:"4,keyasint"` // and by which of the consortium's policies it passed itself
 }
 
 // enrolmentRecord is the newest enrolment of a hospital, under "enrolment/<hospital>".

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
 	"github.com/consilium-fl/consilium/node/dataset"
@@ -33,7 +34,7 @@ func Check(c Config, d Deps, file []byte) ([]Finding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checking node %s/%s: %w", c.Hospital, c.Node, err)
 	}
-	var fs []Finding
+	fs := checkGrounds(c, d)
 	for _, f := range slices.Sorted(maps.Keys(n.complaints)) {
 		fs = append(fs, Finding{Object: "approval " + f, Text: n.complaints[f], Show: n.complaints[f]})
 	}
@@ -46,6 +47,22 @@ func Check(c Config, d Deps, file []byte) ([]Finding, error) {
 		return fs, nil
 	}
 	return append(fs, checkStudy(c, d, file)...), nil
+}
+
+// checkGrounds says what is wrong with that by which the coordinator is appraised. Files that cannot be read are an error
+// before it comes to this.
+func checkGrounds(c Config, d Deps) (fs []Finding) {
+	g, _ := d.Grounds.Current()
+	ps, err := g.Policies(d.Consortium, attest.RoleCoordinator, c.Insecure.SimulatedTEE, d.Now())
+	if err != nil {
+		fs = append(fs, problem("references", err))
+	}
+	for _, p := range ps {
+		if err := p.Validate(); err != nil {
+			fs = append(fs, problem("policy of the coordinator", err))
+		}
+	}
+	return fs
 }
 
 func checkStudy(c Config, d Deps, file []byte) (fs []Finding) {

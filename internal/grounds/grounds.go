@@ -112,7 +112,8 @@ func inline(a study.Accept, role attest.Role) attest.Policy {
 type Config struct {
 	Trust      string // folder of anchors, certificates, revocation lists and collateral
 	References string // folder of signed manifests; none where empty
-	Own        string // policy file; none where empty
+	Own        string // policy file; none where empty. It has to be for the role that is appraised, or nobody asked it
+	Role       attest.Role
 	Seen       string // file that remembers the highest serials of manifests
 }
 
@@ -260,6 +261,9 @@ func (h *Holder) read() (*Grounds, [32]byte, error) {
 		p, err := reference.ParsePolicy(b)
 		if err != nil {
 			return nil, [32]byte{}, fmt.Errorf("reading the own policy: %w", err)
+		}
+		if p.Role != h.config.Role {
+			return nil, [32]byte{}, fmt.Errorf("reading the own policy: it is for role %q, want %q", p.Role, h.config.Role)
 		}
 		g.Own = &p
 	}

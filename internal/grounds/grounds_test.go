@@ -151,7 +151,7 @@ func TestReference(t *testing.T) {
 func TestOwnOnlyTightens(t *testing.T) {
 	c, _ := consortium(study.Accept{Formats: []string{"sim/1"}, AllowSimulated: true, Measurements: [][32]byte{{1}}})
 	files := folders(t)
-	files.Own = filepath.Join(t.TempDir(), "own.yaml")
+	files.Own, files.Role = filepath.Join(t.TempDir(), "own.yaml"), attest.RoleNode
 	_, body, _ := strings.Cut(policy, "policy:\n")
 	put(t, files.Own, []byte("version: consilium.policy/v1\nrole: node\n"+strings.ReplaceAll(body, "  ", "")))
 	h, err := Open(files, Amenders(c))
@@ -202,8 +202,13 @@ func TestWatch(t *testing.T) {
 func TestBadFiles(t *testing.T) {
 	c, _ := consortium(study.Accept{})
 	for name, change := range map[string]func(*Config){
-		"no trust":        func(f *Config) { f.Trust += "x" },
-		"a bad own":       func(f *Config) { f.Own = f.Seen; put(t, f.Own, []byte("version: x")) },
+		"no trust":  func(f *Config) { f.Trust += "x" },
+		"a bad own": func(f *Config) { f.Own = f.Seen; put(t, f.Own, []byte("version: x")) },
+		"an own for another role": func(f *Config) {
+			_, body, _ := strings.Cut(policy, "policy:\n")
+			f.Own, f.Role = f.Seen, attest.RoleCoordinator
+			put(t, f.Own, []byte("version: consilium.policy/v1\nrole: node\n"+strings.ReplaceAll(body, "  ", "")))
+		},
 		"no own":          func(f *Config) { f.Own = f.Seen + "x" },
 		"a bad memory":    func(f *Config) { put(t, f.Seen, []byte("[")) },
 		"a bad reference": func(f *Config) { put(t, filepath.Join(f.References, "a.json"), []byte("{}")) },

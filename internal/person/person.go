@@ -105,7 +105,7 @@ func Open(c Config) (*Person, error) {
 	if !p.Key.Equal(key.Public()) {
 		return nil, fmt.Errorf("the key in %s is not the one that consortium %s lists for %q", filepath.Base(c.Key), con.Name, c.Person)
 	}
-	h, err := grounds.Open(grounds.Config{Trust: c.Trust, References: c.References, Own: c.Attestation, Seen: c.Seen}, grounds.Amenders(con))
+	h, err := grounds.Open(grounds.Config{Trust: c.Trust, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: c.Seen}, grounds.Amenders(con))
 	if err != nil {
 		return nil, err
 	}

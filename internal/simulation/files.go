@@ -204,8 +204,8 @@ func checkFiles(dir string, s *study.Study) error {
 	return badInput("checking the data before anybody approves:\n%w", errors.Join(errs...))
 }
 
-// build writes a federation into dir, which must not exist.
-func build(dir string, text []byte, sites []site, o Options) (*federation, error) {
+// build writes a federation into dir, which must not exist. change alters its consortium, where it is not nil.
+func build(dir string, text []byte, sites []site, o Options, change func(*study.Consortium)) (*federation, error) {
 	f := &federation{dir: dir, sites: sites, approvals: map[string][]byte{}}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil, badInput("writing the federation: %s exists already, and nothing is overwritten", dir)
@@ -215,7 +215,7 @@ func build(dir string, text []byte, sites []site, o Options) (*federation, error
 	}
 	steps := []func(Options) error{
 		f.writeTrust,
-		func(o Options) error { return f.writeConsortium(text, o) },
+		func(Options) error { return f.writeConsortium(text, change) },
 		func(Options) error { return f.writeStudy(text) },
 		f.writeHospitals, f.writeConfigs,
 	}
@@ -232,7 +232,7 @@ func (f *federation) writeTrust(Options) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range []string{"keys", "trust"} {
+	for _, d := range []string{"keys", "trust", "references"} {
 		if err := store.PrivateDir(f.path(d)); err != nil {
 			return err
 		}
@@ -247,7 +247,7 @@ func (f *federation) governance(hospital string) string {
 	return f.path("keys", hospital+".governance.key")
 }
 
-func (f *federation) writeConsortium(text []byte, _ Options) error {
+func (f *federation) writeConsortium(text []byte, change func(*study.Consortium)) error {
 	s, err := study.Parse(text)
 	if err != nil {
 		return BadInput{err}
@@ -286,6 +286,9 @@ func (f *federation) writeConsortium(text []byte, _ Options) error {
 			role = study.RoleLead
 		}
 		c.People[p] = study.Person{Role: role, Key: pub}
+	}
+	if change != nil {
+		change(c)
 	}
 	return f.signConsortium(study.RenderConsortium(c), s.Members)
 }
@@ -406,6 +409,7 @@ consortia: [{file: ../consortium.yaml, digest: %q}]
 state: state
 log: {batch: 50ms, checkpoint: 100ms, merge_delay: 1s}
 trust: ../trust
+references: ../references
 tee: sim
 sim_root: ../keys/sim-root.key
 insecure: {simulated_tee: true}
@@ -415,6 +419,7 @@ version: consilium.cli/v1
 coordinator: %q
 consortia: [{file: consortium.yaml, digest: %q}]
 trust: trust
+references: references
 person: %s
 key: keys/%s.key
 `, at, pin, f.lead, f.lead),
@@ -429,6 +434,7 @@ consortia: [{file: ../consortium.yaml, digest: %q}]
 state: state
 enrolment: enrolment.json
 trust: ../trust
+references: ../references
 approvals: approvals
 registries: {%s: {file: data.csv, budget: {epsilon: %v, delta: %v}}}
 tee: sim

@@ -48,6 +48,8 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // journal that fails. Only this package's tests have one, so that a zero Noiser, under which there is no
 // privacy, is out of the reach of any option.
 type wiring struct {
+	consortium  func(c *study.Consortium) // before it is signed
+	built       func(f *federation) error // once all files are there
 	coordinator func(d *coordinator.Deps)
 	node        func(hospital string, d *node.Deps)
 }
@@ -79,9 +81,14 @@ func simulate(ctx context.Context, o Options, w wiring) (*Result, error) {
 			o.Logger.Warn("a temporary folder with keys of this simulation stays on disk", "error", err)
 		}
 	}()
-	f, err := build(filepath.Join(work, "federation"), text, sites, o)
+	f, err := build(filepath.Join(work, "federation"), text, sites, o, w.consortium)
 	if err != nil {
 		return nil, err
+	}
+	if w.built != nil {
+		if err := w.built(f); err != nil {
+			return nil, err
+		}
 	}
 	if err := f.check(ctx); err != nil {
 		return nil, err

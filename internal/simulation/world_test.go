@@ -54,7 +54,7 @@ func federate(t testing.TB, o Options, fields map[string]string) *federation {
 	for field, value := range fields {
 		text = must(study.Override(text, field, value))(t)
 	}
-	return must(build(filepath.Join(workFolder(t), "federation"), text, sites, o))(t)
+	return must(build(filepath.Join(workFolder(t), "federation"), text, sites, o, nil))(t)
 }
 
 // workFolder is a folder for a federation that runs, removed as Run removes its own.
