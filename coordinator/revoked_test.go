@@ -64,7 +64,7 @@ func newRevocation(t *testing.T, silent string, who ...string) *revocation {
 	f.manifest(1, "any")
 	r := &revocation{federation: f, all: map[string]*hospital{}}
 	r.c, _ = f.serve()
-	r.s = f.propose("away: 2s", "away: 500ms")
+	r.s = f.propose("away: 2s", "away: 4s")
 	f.approve(r.s)
 	for _, name := range f.hospitals {
 		h := f.newHospital(name, 1)
