@@ -86,7 +86,7 @@ func NewServer(creds credentials.TransportCredentials, h Handlers, o Options) (*
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.ReadBufferSize(ioBuffer),
 		grpc.WriteBufferSize(ioBuffer),
-		grpc.ConnectionTimeout(20*time.Second),
+		grpc.ConnectionTimeout(35*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery / 2, PermitWithoutStream: true}),
 	)
