@@ -23,7 +23,8 @@ type Config struct {
 	State     string // folder, 0700
 	Policy    string // folder of extra Rego that may only refuse; may be empty
 	Log       LogConfig
-	Trust     string // folder of anchors
+	Trust     string         // folder of anchors
+	Bundle    grounds.Bundle // signed trust bundle beside the trust folder; none where its Dir is empty
 	// References is a folder of signed manifests of reference values; may be empty.
 	References string
 	TEE        string // one of terms.TEEs

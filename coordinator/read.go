@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
@@ -26,7 +27,11 @@ type file struct {
 		Checkpoint time.Duration `yaml:"checkpoint"`
 		MergeDelay time.Duration `yaml:"merge_delay"`
 	} `yaml:"log"`
-	Trust      string `yaml:"trust"`
+	Trust  string `yaml:"trust"`
+	Bundle struct {
+		Dir  string   `yaml:"dir"`
+		Keys []string `yaml:"keys"`
+	} `yaml:"bundle"`
 	References string `yaml:"references"`
 	TEE        string `yaml:"tee"`
 	SimRoot    string `yaml:"sim_root"`
@@ -53,6 +58,10 @@ func ReadConfig(path string) (Config, error) {
 	}
 	for _, r := range f.Consortia {
 		c.Consortia = append(c.Consortia, ConsortiumRef{File: config.Path(path, r.File), Digest: r.Digest})
+	}
+	var err error
+	if c.Bundle, err = grounds.ParseBundle(config.Path(path, f.Bundle.Dir), f.Bundle.Keys); err != nil {
+		return Config{}, fmt.Errorf("reading configuration %s: %w", path, err)
 	}
 	if err := c.check(); err != nil {
 		return Config{}, fmt.Errorf("reading configuration %s: %w", path, err)

@@ -22,13 +22,14 @@ type Config struct {
 	Node        string
 	Coordinator string // host:port
 	Consortia   []ConsortiumRef
-	State       string // folder, 0700: keys, ledger, log memory, last round, spool
-	Enrolment   string // file
-	Trust       string // folder of anchors
-	References  string // folder of signed manifests of reference values; may be empty
-	Attestation string // policy file of the hospital's own for the coordinator, which can only tighten; may be empty
-	Approvals   string // folder: one signed file per study; removing it is the veto
-	Consent     string // Rego file that may only refuse; may be empty
+	State       string         // folder, 0700: keys, ledger, log memory, last round, spool
+	Enrolment   string         // file
+	Trust       string         // folder of anchors
+	Bundle      grounds.Bundle // signed trust bundle beside the trust folder; none where its Dir is empty
+	References  string         // folder of signed manifests of reference values; may be empty
+	Attestation string         // policy file of the hospital's own for the coordinator, which can only tighten; may be empty
+	Approvals   string         // folder: one signed file per study; removing it is the veto
+	Consent     string         // Rego file that may only refuse; may be empty
 	Registries  map[string]Registry
 	TEE         string // one of terms.TEEs
 	SimRoot     string // sim only: the file of the key that a simulated TEE signs with

@@ -9,6 +9,7 @@ import (
 
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/config"
+	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
@@ -24,9 +25,13 @@ type configFile struct {
 		File   string        `yaml:"file"`
 		Digest config.Digest `yaml:"digest"`
 	} `yaml:"consortia"`
-	State      string                  `yaml:"state"`
-	Enrolment  string                  `yaml:"enrolment"`
-	Trust      string                  `yaml:"trust"`
+	State     string `yaml:"state"`
+	Enrolment string `yaml:"enrolment"`
+	Trust     string `yaml:"trust"`
+	Bundle    struct {
+		Dir  string   `yaml:"dir"`
+		Keys []string `yaml:"keys"`
+	} `yaml:"bundle"`
 	References string                  `yaml:"references"`
 	Own        string                  `yaml:"attestation"`
 	Approvals  string                  `yaml:"approvals"`
@@ -77,6 +82,10 @@ func ReadConfig(path string) (Config, error) {
 			Exclude: Exclude{Column: r.Exclude.Column, File: config.Path(path, r.Exclude.File)},
 			Budget:  dp.Budget{Epsilon: r.Budget.Epsilon, Delta: r.Budget.Delta},
 		}
+	}
+	var err error
+	if c.Bundle, err = grounds.ParseBundle(config.Path(path, f.Bundle.Dir), f.Bundle.Keys); err != nil {
+		return Config{}, fmt.Errorf("reading configuration %s: %w", filepath.Base(path), err)
 	}
 	if err := c.validate(); err != nil {
 		return Config{}, fmt.Errorf("reading configuration %s: %w", filepath.Base(path), err)

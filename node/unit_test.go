@@ -136,6 +136,8 @@ func TestConfigRefused(t *testing.T) {
 		{"simulated_tee: true", "simulated_tee: false", "insecure.simulated_tee is not set"},
 		{"sim_root: /etc", "#", "sim_root is missing"},
 		{"tee: sim", "tee: sim\nseed: 1", "seed"},
+		{"tee: sim", "tee: sim\nbundle: {dir: x}", "bundle wants both"},
+		{"tee: sim", "tee: sim\nbundle: {dir: x, keys: [x]}", "bundle.keys"},
 		{"tee: sim", "tee: sim\nno_noise: true", "no_noise"},
 		{"consilium.node/v1", "consilium.node/v2", "consilium.node/v2"},
 	} {

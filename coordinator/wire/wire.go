@@ -79,7 +79,7 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 	if d.LogKey, d.Keys, err = coordinator.ReadKeys(c.State); err != nil {
 		return d, err
 	}
-	files := grounds.Config{Trust: c.Trust, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile)}
+	files := grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile)}
 	if d.Grounds, err = grounds.Open(files, grounds.Amenders(d.Consortium)); err != nil {
 		return d, err
 	}

@@ -5,6 +5,7 @@ package grounds
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/endorse/bundle"
 	"github.com/consilium-fl/consilium/attest/reference"
+	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -114,7 +117,31 @@ type Config struct {
 	References string // folder of signed manifests; none where empty
 	Own        string // policy file; none where empty. It has to be for the role that is appraised, or nobody asked it
 	Role       attest.Role
+	Bundle     Bundle
 	Seen       string // file that remembers the highest serials of manifests
+}
+
+// Bundle is a signed trust bundle that was imported, whose files stand beside those of Config.Trust; none where Dir is empty.
+type Bundle struct {
+	Dir  string // as consilium attest bundle import keeps it
+	Keys []ed25519.PublicKey
+	Now  func() time.Time // against which its end is held
+}
+
+// ParseBundle reads what a configuration says under `bundle`.
+func ParseBundle(dir string, keys []string) (Bundle, error) {
+	b := Bundle{Dir: dir, Now: time.Now}
+	if (dir == "") != (len(keys) == 0) {
+		return Bundle{}, errors.New("bundle wants both dir and keys")
+	}
+	for _, text := range keys {
+		k, err := signed.ParseKey(text)
+		if err != nil {
+			return Bundle{}, fmt.Errorf("bundle.keys: %w", err)
+		}
+		b.Keys = append(b.Keys, k)
+	}
+	return b, nil
 }
 
 // SeenFile is the usual name of Config.Seen, in the state folder.
@@ -132,6 +159,7 @@ type Holder struct {
 
 	mu      sync.Mutex
 	now     *Grounds
+	fixed   bool
 	digest  [32]byte
 	changed chan struct{} // closed when now is replaced
 }
@@ -144,7 +172,7 @@ func Open(c Config, by reference.Amenders) (*Holder, error) {
 }
 
 // Fixed holds a value that does not change.
-func Fixed(g *Grounds) *Holder { return &Holder{now: g, changed: make(chan struct{})} }
+func Fixed(g *Grounds) *Holder { return &Holder{now: g, fixed: true, changed: make(chan struct{})} }
 
 // Current is the newest value, and a channel that is closed when there is another.
 func (h *Holder) Current() (*Grounds, <-chan struct{}) {
@@ -154,24 +182,28 @@ func (h *Holder) Current() (*Grounds, <-chan struct{}) {
 }
 
 // Reload reads the files again and says whether they differ. On an error the value before stays: manifests, lists and
-// collateral in it end by their own dates.
+// collateral in it end by their own dates. A bundle that has expired is the exception, [endorse.ErrExpired]: what it
+// brought is gone.
 func (h *Holder) Reload() (changed bool, err error) {
-	if h.config == (Config{}) {
-		return false, nil // Fixed
+	h.mu.Lock()
+	first := h.now == nil
+	h.mu.Unlock()
+	if h.fixed {
+		return false, nil
 	}
 	g, digest, err := h.read()
-	if err != nil {
+	if err != nil && (first || !errors.Is(err, endorse.ErrExpired)) {
 		return false, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.now != nil && h.digest == digest {
-		return false, nil
+		return false, err
 	}
 	h.now, h.digest = g, digest
 	close(h.changed)
 	h.changed = make(chan struct{})
-	return true, nil
+	return true, err
 }
 
 // Watch reads the files again every so often, and when asked, until ctx ends, and logs what came of it where it is news.
@@ -239,10 +271,33 @@ func (h *Holder) standing(c *study.Consortium, role attest.Role, at time.Time) s
 	return text
 }
 
-func (h *Holder) read() (*Grounds, [32]byte, error) {
+// trust is the folder with the bundle. Where that has expired it is the folder alone, beside the error.
+func (h *Holder) trust() (*endorse.Snapshot, error) {
+	s, err := endorse.Load(h.config.Trust)
+	if err != nil || h.config.Bundle.Dir == "" {
+		return s, err
+	}
+	b, err := bundle.Load(h.config.Bundle.Dir, h.config.Bundle.Now(), h.config.Bundle.Keys...)
+	if err != nil {
+		return s, err
+	}
+	files := b.Files()
+	for name, text := range s.Files() {
+		if other, both := files[name]; both && string(other) != string(text) {
+			return nil, fmt.Errorf("reading trust: %s is one file in the folder and another in the bundle", name)
+		}
+		files[name] = text
+	}
+	return endorse.New(files)
+}
+
+// read makes a value of the files. Beside [endorse.ErrExpired] it is one without what has expired.
+func (h *Holder) read() (_ *Grounds, _ [32]byte, err error) {
 	var g Grounds
-	var err error
-	if g.Trust, err = endorse.Load(h.config.Trust); err != nil {
+	var expired error
+	if g.Trust, err = h.trust(); errors.Is(err, endorse.ErrExpired) {
+		expired = err
+	} else if err != nil {
 		return nil, [32]byte{}, err
 	}
 	if h.config.References != "" {
@@ -268,7 +323,7 @@ func (h *Holder) read() (*Grounds, [32]byte, error) {
 		g.Own = &p
 	}
 	digest, err := g.digest()
-	return &g, digest, err
+	return &g, digest, errors.Join(err, expired)
 }
 
 // remember refuses manifests older than those that were here before, and keeps the highest serials. If the process

@@ -3,15 +3,20 @@ package grounds
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/endorse/bundle"
 	"github.com/consilium-fl/consilium/attest/reference"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -218,5 +223,58 @@ func TestBadFiles(t *testing.T) {
 		if _, err := Open(files, Amenders(c)); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+// TestBundle: an imported bundle stands beside the trust folder until it ends.
+func TestBundle(t *testing.T) {
+	c, keys := consortium(study.Accept{})
+	files := folders(t)
+	put(t, filepath.Join(files.Trust, "a.pem"), []byte("a"))
+	brought, err := endorse.New(map[string][]byte{"b.pem": []byte("b")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := bundle.Export(brought, 1, noon.Add(-time.Hour), noon.Add(time.Hour), keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := noon
+	files.Bundle = Bundle{Dir: t.TempDir(), Keys: []ed25519.PublicKey{keys[0].Public().(ed25519.PublicKey)}, Now: func() time.Time { return now }}
+	if _, err := Open(files, Amenders(c)); err == nil {
+		t.Error("a bundle that is not there was taken for an empty one")
+	}
+	if _, err := bundle.Import(files.Bundle.Dir, b, noon, files.Bundle.Keys...); err != nil {
+		t.Fatal(err)
+	}
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func() string {
+		g, _ := h.Current()
+		return strings.Join(slices.Sorted(maps.Keys(g.Trust.Files())), " ")
+	}
+	if got := has(); got != "a.pem b.pem" {
+		t.Errorf("trust is of %q", got)
+	}
+	now = noon.Add(time.Hour)
+	if changed, err := h.Reload(); !changed || !errors.Is(err, endorse.ErrExpired) || has() != "a.pem" {
+		t.Errorf("past its end: %t, %v, %q", changed, err, has())
+	}
+	if changed, err := h.Reload(); changed || !errors.Is(err, endorse.ErrExpired) {
+		t.Errorf("past its end, again: %t, %v", changed, err)
+	}
+	if _, err := Open(files, Amenders(c)); !errors.Is(err, endorse.ErrExpired) {
+		t.Errorf("a start on an expired bundle: %v", err)
+	}
+	now = noon
+	files.Bundle.Keys = []ed25519.PublicKey{keys[1].Public().(ed25519.PublicKey)}
+	if _, err := Open(files, Amenders(c)); err == nil {
+		t.Error("a bundle of another key was taken")
+	}
+	put(t, filepath.Join(files.Trust, "b.pem"), []byte("another"))
+	if _, err := h.Reload(); err == nil || !strings.Contains(err.Error(), "b.pem is one file") {
+		t.Errorf("one name, two files: %v", err)
 	}
 }

@@ -51,7 +51,7 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	if err != nil {
 		return node.Deps{}, fmt.Errorf("reading the enrolment: %w", err)
 	}
-	held, err := grounds.Open(grounds.Config{Trust: c.Trust, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile)}, grounds.Amenders(con))
+	held, err := grounds.Open(grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile)}, grounds.Amenders(con))
 	if err != nil {
 		return node.Deps{}, err
 	}
