@@ -8,7 +8,8 @@
 //	if err != nil { … }
 //	result := verifiers.Check(evidence, attest.Inputs{Now: now, ReportData: &want, Trust: trust}, policy)
 //
-// Nothing here reads the network: whoever refreshes the folder loads a new snapshot.
+// Nothing here reads the network. The vendors' roots are in attest/endorse/roots, attest/endorse/bundle brings a
+// snapshot into a hospital that has no way out, and attest/endorse/refresh makes new ones from the vendors' services.
 package endorse
 
 import (
@@ -130,6 +131,21 @@ func New(files map[string][]byte) (*Snapshot, error) {
 	}
 	s.digest = s.hash()
 	return s, nil
+}
+
+// Union is a snapshot of the files of all: a folder, an imported bundle, the vendors' roots. Two that give a file of one
+// name other contents are an error, for one of the two would be left out.
+func Union(all ...*Snapshot) (*Snapshot, error) {
+	files := map[string][]byte{}
+	for _, s := range all {
+		for name, b := range s.Files() {
+			if old, ok := files[name]; ok && !bytes.Equal(old, b) {
+				return nil, fmt.Errorf("uniting trust snapshots: two files are named %q and differ", name)
+			}
+			files[name] = b
+		}
+	}
+	return New(files)
 }
 
 // checkName keeps names flat, since an output folder writes the files out under them again.

@@ -67,6 +67,29 @@ func TestImmutable(t *testing.T) {
 	}
 }
 
+func TestUnion(t *testing.T) {
+	of := func(files map[string][]byte) *Snapshot {
+		s, err := New(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	a, b := of(map[string][]byte{"a": {1}, "b": {2}}), of(map[string][]byte{"b": {2}, "c": {}})
+	want := of(map[string][]byte{"a": {1}, "b": {2}, "c": {}}).Digest()
+	for _, all := range [][]*Snapshot{{a, b}, {b, nil, a}, {a, b, a}} {
+		if s, err := Union(all...); err != nil || s.Digest() != want {
+			t.Errorf("%q, %v", s.Files(), err)
+		}
+	}
+	if _, err := Union(a, of(map[string][]byte{"b": {3}})); err == nil || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("two that differ: %v", err)
+	}
+	if s, err := Union(); err != nil || len(s.Files()) != 0 {
+		t.Errorf("%q, %v", s.Files(), err)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	many := map[string][]byte{}
 	for i := range MaxFiles + 1 {

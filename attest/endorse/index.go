@@ -33,7 +33,7 @@ type Index struct {
 	Unknown      []string               // names of files that are none of these
 
 	anchors []*x509.Certificate
-	seen    map[[sha256.Size]byte]bool // what is in the lists
+	seen    map[[sha256.Size]byte]bool // what is in the lists, while they are made
 }
 
 // SignedJSON is a document of Intel's provisioning service: Body is the exact bytes that are signed.
@@ -74,6 +74,7 @@ func index(files map[string][]byte) *Index {
 	slices.SortStableFunc(x.CRLs, func(a, b *x509.RevocationList) int { return b.ThisUpdate.Compare(a.ThisUpdate) })
 	slices.SortStableFunc(x.TCBInfos, newestFirst)
 	slices.SortStableFunc(x.QEIdentities, newestFirst)
+	x.seen = nil
 	// Whoever appends to a list that was handed out gets one of its own.
 	x.Certificates, x.CRLs, x.anchors = slices.Clip(x.Certificates), slices.Clip(x.CRLs), slices.Clip(x.anchors)
 	x.TCBInfos, x.QEIdentities, x.KeySets = slices.Clip(x.TCBInfos), slices.Clip(x.QEIdentities), slices.Clip(x.KeySets)
@@ -223,8 +224,8 @@ func cutBlock(b []byte) (block *pem.Block, rest []byte, ok bool) {
 	if bytes.Count(b[:n], []byte(begin)) != 1 {
 		return nil, nil, false
 	}
-	block, left := pem.Decode(b[:n:n])
-	return block, b[n:], block != nil && len(left) == 0
+	block, _ = pem.Decode(b[:n])
+	return block, b[n:], block != nil
 }
 
 // addJSON takes a document of Intel's service, a set of keys, or the collateral of one quote in one object as the

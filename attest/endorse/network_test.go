@@ -101,8 +101,8 @@ func TestVerifiersDoNotDial(t *testing.T) {
 func TestReachIsSeen(t *testing.T) {
 	all := list(t)
 	for _, below := range []string{"/azure", "/confspace"} {
-		if len(connecting(t, all, tree+below, "Attest")) == 0 {
-			t.Errorf("%s: Attest reaches nothing that opens connections", below)
+		if len(connecting(t, all, tree+below, "NewAttester")) == 0 {
+			t.Errorf("%s: NewAttester reaches nothing that opens connections", below)
 		}
 	}
 }

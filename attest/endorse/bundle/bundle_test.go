@@ -276,14 +276,26 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
-	// What a path in an archive of its own would do.
-	b := repack(t, signedAs("[]", `[{"name":"../a","size":0,"sha256":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]`), func(h []tar.Header, c [][]byte) ([]tar.Header, [][]byte) {
-		f := h[0]
-		f.Name = "trust/../a"
-		return append(h, f), append(c, nil)
-	})
-	if _, err := Show(b); err == nil || !strings.Contains(err.Error(), "plain name") {
-		t.Errorf("a path: %v", err)
+	// And files that are there as the manifest says: a path, one name twice, names out of order.
+	empty := func(name string) string {
+		return fmt.Sprintf(`{"name":%q,"size":0,"sha256":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}`, name)
+	}
+	for want, names := range map[string][]string{"plain name": {"../a"}, "each name once": {"a", "a"}, "in order": {"b", "a"}} {
+		var files []string
+		for _, n := range names {
+			files = append(files, empty(n))
+		}
+		b := repack(t, signedAs("[]", "["+strings.Join(files, ",")+"]"), func(h []tar.Header, c [][]byte) ([]tar.Header, [][]byte) {
+			for _, n := range names {
+				f := h[0]
+				f.Name = folder + n
+				h, c = append(h, f), append(c, nil)
+			}
+			return h, c
+		})
+		if _, err := Show(b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", names, err)
+		}
 	}
 }
 

@@ -55,11 +55,8 @@ func newAuthority(base *endorse.Snapshot, now time.Time) *authority {
 		}
 	}
 	for _, d := range documents(x) {
-		at := now
-		if at.After(d.Head.NextUpdate) { // the certificate of who signed it may have ended since
-			at = d.Head.IssueDate
-		}
-		if !d.Head.IssueDate.After(now) && a.signer(x, at, func(c *x509.Certificate) bool { return signedJSON(c, d) }) != nil {
+		at := d.Head.IssueDate // the certificate of who signed it may have ended since
+		if !at.After(now) && a.signer(x, at, func(c *x509.Certificate) bool { return signedJSON(c, d) }) != nil {
 			a.marks.raise(markName(d), mark{d.Head.Evaluation, d.Head.IssueDate.Unix()})
 		}
 	}

@@ -88,6 +88,21 @@ func (a authorityKey) crl(this, next time.Time) []byte {
 	return der
 }
 
+// renewed is another certificate of the same name and key.
+func (a authorityKey) renewed() authorityKey {
+	c := *a.Certificate
+	c.SerialNumber = big.NewInt(1 << 40)
+	der, err := x509.CreateCertificate(rand.Reader, &c, &c, a.key.Public(), a.key)
+	if err != nil {
+		panic(err)
+	}
+	out, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return authorityKey{out, a.key}
+}
+
 func (a authorityKey) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Raw})
 }

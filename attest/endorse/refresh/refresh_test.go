@@ -61,6 +61,7 @@ type lab struct {
 	t    *testing.T
 	now  func() time.Time
 	stop func()
+	told <-chan struct{} // of the first change
 
 	mu   sync.Mutex
 	base func() (*endorse.Snapshot, error)
@@ -100,7 +101,7 @@ func newLab(t *testing.T, now func() time.Time, dir string, files map[string][]b
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Refresher = r
+	l.Refresher, l.told = r, r.Changed()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -175,12 +176,11 @@ func TestKeepsFresh(t *testing.T) {
 		tcb, crl := tcbSource(now), crlSource(now)
 		chain := &fakeSource{name: "chain", answer: parts(fake().ask.pem(), fake().ark.pem())}
 		l := newLab(t, now, t.TempDir(), fake().installed(), tcb, crl, chain)
-		first := l.Changed()
 		synctest.Wait()
 		if x := l.Snapshot().Index(); len(x.TCBInfos) != 1 || len(x.CRLs) != 1 || len(x.Certificates) != 4 || len(x.Anchors()) != 2 || len(x.Unknown) != 0 {
 			t.Fatalf("%d, %d, %d, %d, unknown %q", len(x.TCBInfos), len(x.CRLs), len(x.Certificates), len(x.Anchors()), x.Unknown)
 		}
-		if !closed(first) || closed(l.Changed()) {
+		if !closed(l.told) || closed(l.Changed()) {
 			t.Error("nobody was told, or more than once")
 		}
 		held, before := l.Snapshot(), l.Changed()
@@ -204,6 +204,20 @@ func TestKeepsFresh(t *testing.T) {
 		s := l.status("tcb")
 		if s.Err != nil || s.Failures != 0 || l.now().Sub(s.Fetched) > 12*time.Hour || !s.Until.Equal(s.Issued.AddDate(0, 0, 30)) || s.Next.Sub(s.Fetched) > 12*time.Hour+time.Second {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestListsOfOneIssuer: AMD's root signs a list for VCEKs and one for VLEKs, which are not issued together.
+func TestListsOfOneIssuer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fakeSource{name: "vcek", answer: parts(fake().ark.crl(start, start.AddDate(1, 0, 0)))}
+		b := &fakeSource{name: "vlek", answer: parts(fake().ark.crl(start.AddDate(0, -1, 0), start.AddDate(1, 0, 0)))}
+		l := newLab(t, clock(), t.TempDir(), fake().installed(), a, b)
+		time.Sleep(13 * time.Hour)
+		synctest.Wait()
+		if n := len(l.Snapshot().Index().CRLs); n != 2 || l.status("vcek").Err != nil || l.status("vlek").Err != nil {
+			t.Errorf("%d lists, %v, %v", n, l.status("vcek").Err, l.status("vlek").Err)
 		}
 	})
 }
@@ -251,14 +265,92 @@ func TestSingleFlight(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if err := l.Want(t.Context(), s); err != nil {
+		if err := errors.Join(l.Want(t.Context(), s), l.Offer(v)); err != nil {
 			t.Error(err)
+		}
+		if n := len(l.Status()); n != 2 {
+			t.Errorf("one certificate is %d records", n-1)
 		}
 		time.Sleep(1000 * time.Hour)
 		if n := len(s.times()); n != 1 {
 			t.Errorf("asked %d times", n)
 		}
 	})
+}
+
+// TestAtOnce: few fetches run at once, and none is forgotten.
+func TestAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := clock()
+		var mu sync.Mutex
+		running, most := 0, 0
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			running += n
+			most = max(most, running)
+		}
+		var sources []*fakeSource
+		for i := range 3 * atOnce {
+			sources = append(sources, &fakeSource{name: fmt.Sprint("source-", i), answer: func() ([][]byte, error) {
+				count(1)
+				defer count(-1)
+				time.Sleep(time.Second)
+				return parts(fake().ask.pem())()
+			}})
+		}
+		newLab(t, now, t.TempDir(), fake().installed(), sources...)
+		time.Sleep(3*time.Second + time.Millisecond)
+		synctest.Wait()
+		if most != atOnce {
+			t.Errorf("%d at once, want %d", most, atOnce)
+		}
+		for _, s := range sources {
+			if n := len(s.times()); n != 1 {
+				t.Errorf("%s was asked %d times", s.name, n)
+			}
+		}
+	})
+}
+
+// TestCacheBound: what would make the cache too large is refused, and what is there stays.
+func TestCacheBound(t *testing.T) {
+	v := fake()
+	entries := make([]x509.RevocationListEntry, 24000)
+	for i := range entries {
+		entries[i] = x509.RevocationListEntry{SerialNumber: big.NewInt(1<<60 + int64(i)), RevocationTime: start}
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: start, NextUpdate: start.AddDate(1, 0, 0), RevokedCertificateEntries: entries}, v.ark.Certificate, v.ark.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fit := maxCache / len(der)
+	c := Config{Dir: t.TempDir(), Base: func() (*endorse.Snapshot, error) { return endorse.New(v.installed()) }, Now: at(start), After: time.After, Random: rand.Reader}
+	for i := range fit + 1 {
+		c.Sources = append(c.Sources, &fakeSource{name: fmt.Sprint("source-", i)})
+	}
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	take := func(i int, b []byte) error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.take(r.entries[fmt.Sprint("source-", i)], [][]byte{b}, start)
+	}
+	for i := range fit + 1 {
+		if err := take(i, der); (err != nil) != (i == fit) {
+			t.Errorf("source %d of %d bytes: %v", i, len(der), err)
+		}
+	}
+	names, err := filepath.Glob(filepath.Join(c.Dir, "*"+recordSuffix))
+	if err != nil || len(names) != fit || len(r.Snapshot().Index().CRLs) != 1 {
+		t.Errorf("%d files, want %d; %v", len(names), fit, err)
+	}
+	if err := errors.Join(take(0, v.ark.crl(start, start.AddDate(1, 0, 0))), take(fit, der)); err != nil { // a small one makes room
+		t.Error(err)
+	}
 }
 
 func TestBackOff(t *testing.T) {
@@ -493,6 +585,10 @@ func TestMonotone(t *testing.T) {
 		l.install(map[string][]byte{"intel.pem": v.intelRoot.pem(), "forged.json": v.ark.signedBody("tcbInfo", body("TDX", testFMSPC, 99, start, start.AddDate(1, 0, 0))), "signer.pem": chain})
 		l.Reload()
 		again("beside a forged one", v.info(22, start.Add(7*time.Hour)), 22)
+		// Nor what is still to come.
+		l.install(map[string][]byte{"intel.pem": v.intelRoot.pem(), "future.json": v.info(98, start.AddDate(1, 0, 0)), "signer.pem": chain})
+		l.Reload()
+		again("beside one to come", v.info(23, start.Add(8*time.Hour)), 23)
 	})
 }
 
@@ -513,7 +609,9 @@ func TestRefusedAnswers(t *testing.T) {
 		}
 		good := v.info(18, start)
 		tcb := &fakeSource{name: "tcb", answer: parts(good, chain)}
-		l := newLab(t, now, t.TempDir(), v.installed(), tcb)
+		files := v.installed()
+		files["stray.pem"] = strangersSigner.pem() // which no root of the steward's signed
+		l := newLab(t, now, t.TempDir(), files, tcb)
 		synctest.Wait()
 		digest := l.Snapshot().Digest()
 		for name, answer := range map[string][][]byte{
@@ -524,6 +622,7 @@ func TestRefusedAnswers(t *testing.T) {
 			"a stranger's":            {strangersSigner.signedBody("tcbInfo", body("TDX", testFMSPC, 18, start, start.AddDate(0, 1, 0))), strangersSigner.pem(), stranger.pem()},
 			"a stranger's, no root":   {strangersSigner.signedBody("tcbInfo", body("TDX", testFMSPC, 18, start, start.AddDate(0, 1, 0))), strangersSigner.pem()},
 			"a root beside":           {v.info(18, start), chain, stranger.pem()},
+			"a root of the same key":  {v.info(18, start), chain, v.intelRoot.renewed().pem()},
 			"another signer":          {leaf.signedBody("tcbInfo", body("TDX", testFMSPC, 18, start, start.AddDate(0, 1, 0))), leaf.pem(), v.platformCA.pem()},
 			"an old signer":           {old.signedBody("tcbInfo", body("TDX", testFMSPC, 18, start, start.AddDate(0, 1, 0))), old.pem()},
 			"to come":                 {v.info(18, start.AddDate(1, 0, 0)), chain},
@@ -532,7 +631,7 @@ func TestRefusedAnswers(t *testing.T) {
 			"a list by a signer":      {v.tcbSigning.crlUnchecked(start, start.AddDate(0, 1, 0)), chain},
 			"a list that ended":       {v.ark.crl(start.AddDate(0, -2, 0), start.AddDate(0, -1, 0))},
 			"a list to come":          {v.ark.crl(start.AddDate(1, 0, 0), start.AddDate(2, 0, 0))},
-			"a certificate by nobody": {strangersSigner.Raw},
+			"a certificate by nobody": {issue(tcbSigner, &stranger, false).Raw},
 			"keys":                    {[]byte(`{"keys":[{"kty":"RSA"}]}`)},
 			"a page":                  {[]byte("<html>")},
 			"a large one":             {bytes.Repeat(v.ask.Raw, endorse.MaxFile/len(v.ask.Raw)+1)},
@@ -931,7 +1030,26 @@ func TestCache(t *testing.T) {
 		}
 		write("..evil"+recordSuffix, good)
 		write("tcb-2"+recordSuffix, good)
+		c, err := openCache(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, _, broken, err := c.load()
+		if len(records) != 2 || len(broken) != 2 || err != nil {
+			t.Errorf("under other names: %d records, broken %v, %v", len(records), broken, err)
+		}
+		if err := c.close(); err != nil {
+			t.Fatal(err)
+		}
 		reopen("under other names", 1)
+		// A record that is ahead of the memory, as a crash leaves it, raises it.
+		if err := os.Remove(filepath.Join(dir, marksName)); err != nil {
+			t.Fatal(err)
+		}
+		reopen("without the memory", 1)
+		if !bytes.Equal(read(marksName), memory) {
+			t.Error("the memory is not raised by what is there")
+		}
 		for name, b := range map[string][]byte{"empty": nil, "half": memory[:len(memory)/2], "a byte more": append(bytes.Clone(memory), 0), "large": make([]byte, maxMarks+1)} {
 			write(marksName, b)
 			if _, err := New(Config{Dir: dir, Now: now, After: time.After, Random: rand.Reader, Base: l.base}); err == nil {
