@@ -257,3 +257,12 @@ allow := true
 		}
 	}
 }
+
+// TestClaimsAreForExtraRules: where there are none, nobody reads them, whatever they are.
+func TestClaimsAreForExtraRules(t *testing.T) {
+	r := sending(sendMethod)
+	r.Session.Attestation = "["
+	if d := decide(t, gate(t, nil), r); !d.Allow {
+		t.Error(d.Reasons)
+	}
+}
