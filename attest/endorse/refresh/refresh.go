@@ -43,7 +43,8 @@ type Config struct {
 	// Dir is the cache, of this process alone.
 	Dir string
 	// Base gives the steward's part: the anchors, and whatever else was installed by hand or by a bundle. It is read
-	// again each minute. While it fails the last one stands, but one that has expired ([endorse.ErrExpired]) is gone.
+	// again each minute. While it fails the last one stands; beside [endorse.ErrExpired] it gives what has not expired,
+	// nil for nothing.
 	Base func() (*endorse.Snapshot, error)
 	// Sources are kept fresh. Others come by Want.
 	Sources []Source
@@ -117,9 +118,10 @@ func open(c Config) (*Refresher, error) {
 		r.entries[s.Name()] = &entry{name: s.Name(), source: s, standing: true, due: now}
 	}
 	base, err := c.Base()
-	if err != nil {
+	if err != nil && (!errors.Is(err, endorse.ErrExpired) || base == nil) {
 		return nil, err
 	}
+	r.baseErr = err
 	if r.cache, err = openCache(c.Dir); err != nil {
 		return nil, err
 	}
@@ -240,10 +242,7 @@ func (r *Refresher) Reload() {
 	base, err := r.config.Base()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case errors.Is(err, endorse.ErrExpired):
-		base = nil
-	case err != nil:
+	if err != nil && !errors.Is(err, endorse.ErrExpired) {
 		r.baseErr = err
 		return
 	}

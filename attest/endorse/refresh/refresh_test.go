@@ -693,6 +693,13 @@ func TestBase(t *testing.T) {
 		if err := l.status("base").Err; !errors.Is(err, endorse.ErrExpired) {
 			t.Errorf("expired: %v", err)
 		}
+		part := snapshotOf(t, map[string][]byte{"ark.pem": v.ark.pem()})
+		l.setBase(func() (*endorse.Snapshot, error) { return part, fmt.Errorf("loading: %w", endorse.ErrExpired) })
+		time.Sleep(longestWait)
+		have("expired in part", 0, 1, 1)
+		if err := l.status("base").Err; !errors.Is(err, endorse.ErrExpired) {
+			t.Errorf("expired in part: %v", err)
+		}
 		l.setBase(func() (*endorse.Snapshot, error) { return nil, nil })
 		have("none", 0, 0, 0)
 		l.install(v.installed())
@@ -1083,8 +1090,13 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: opened", name)
 		}
 	}
-	r, err := New(good())
-	if err != nil {
+	c := good()
+	c.Base = func() (*endorse.Snapshot, error) { return snapshotOf(t, fake().installed()), endorse.ErrExpired }
+	r, err := New(c)
+	if err != nil || len(r.Snapshot().Index().Anchors()) != 2 || !errors.Is(r.Status()[0].Err, endorse.ErrExpired) {
+		t.Fatalf("what has not expired: %v", err)
+	}
+	if r, err = New(good()); err != nil {
 		t.Fatal(err)
 	}
 	if r.Snapshot() == nil {
