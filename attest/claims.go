@@ -12,7 +12,7 @@ import (
 	"github.com/consilium-fl/consilium/internal/signed"
 )
 
-// The formats with a verifier in a folder below; sim/1 is in attest/simtee.
+// The formats with a verifier in a folder below.
 const (
 	FormatSNP      Format = "snp/1"         // SEV-SNP report, attest/snp
 	FormatTDX      Format = "tdx/1"         // TDX quote, attest/tdx
@@ -22,6 +22,9 @@ const (
 	FormatCSPKI    Format = "gcp-cs-pki/1"  // Confidential Space token with its certificate chain, attest/confspace
 	FormatCSOIDC   Format = "gcp-cs-oidc/1" // the same signed by a key of a JWKS
 )
+
+// FormatSim is of no hardware: attest/simtee, which proves nothing.
+const FormatSim Format = "sim/1"
 
 // Formats are those of hardware, sorted.
 func Formats() []Format { return slices.Sorted(maps.Keys(blocks)) }

@@ -38,7 +38,6 @@ type Coordinator struct {
 	issuer   *identity.Issuer
 	roleKeys [][]byte // protocol, receipt, issuer: SPKI
 	leaf     *leaf
-	proofs   *proofs
 	doors    *doorkeeper
 	kept     *kept
 	trail    Log // the consortium's
@@ -93,7 +92,6 @@ func New(c Config, d Deps) (*Coordinator, error) {
 	if x.leaf, err = newLeaf(d.Consortium.Name, d.Now); err != nil {
 		return nil, fmt.Errorf("making a coordinator: %w", err)
 	}
-	x.proofs = newProofs(d.Attester, x.roleKeys)
 	x.doors = newDoorkeeper(x)
 	x.kept = newKept(filepath.Join(c.State, "appraised"), grounds.Amenders(d.Consortium))
 	return x, nil
@@ -207,12 +205,12 @@ func (c *Coordinator) open(ctx context.Context) (*transport.Server, *channel.Cre
 	creds, err := channel.NewServer(channel.Config{
 		Role:        attest.RoleCoordinator,
 		Certificate: c.leaf.certificate,
-		Attester:    c.proofs,
+		Attester:    c.deps.Attester,
 		Keys:        c.roleKeys,
 		Posture:     c.posture,
 		Verifiers:   c.deps.Verifiers,
 		Peer:        c.expectPeer,
-		LogSigner:   c.proofs.signer(c.deps.LogKey),
+		LogSigner:   bindingSigner{c.deps.LogKey},
 		Now:         c.deps.Now,
 		Person:      c.person,
 		Observe:     c.doors.observe,

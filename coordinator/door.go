@@ -69,91 +69,11 @@ func (c *Coordinator) person(_ [32]byte, key ed25519.PublicKey) (string, bool) {
 	return "", false
 }
 
-// proofs attests for this coordinator and keeps the newest records by exporter, so that the evidence that
-// a node accepted can be kept with the node's own.
-type proofs struct {
-	attest.Attester
-	keys [][]byte
-
-	mu      sync.Mutex
-	logSign func(b []byte) ([]byte, error)
-	recent  []proof
-}
-
-type proof struct {
-	exporter [32]byte
-	record   attest.Record
-}
-
-// keptProofs is more than handshakes run at once.
-const keptProofs = 2 * channel.DefaultMaxHandshakes
-
-func newProofs(a attest.Attester, keys [][]byte) *proofs { return &proofs{Attester: a, keys: keys} }
-
-// Attest makes evidence over b and remembers it.
-func (p *proofs) Attest(ctx context.Context, b attest.Binding) (attest.Evidence, error) {
-	e, err := p.Attester.Attest(ctx, b)
-	if err != nil {
-		return e, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.recent) == keptProofs {
-		p.recent = slices.Delete(p.recent, 0, keptProofs/2)
-	}
-	p.recent = append(p.recent, proof{exporter: b.Exporter, record: attest.Record{Evidence: e, Binding: b, Keys: p.keys}})
-	return e, nil
-}
-
-// of returns the record of the handshake with that exporter, once.
-func (p *proofs) of(exporter [32]byte) (attest.Record, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i := slices.IndexFunc(p.recent, func(x proof) bool { return x.exporter == exporter })
-	if i < 0 {
-		return attest.Record{}, false
-	}
-	r := p.recent[i].record
-	p.recent = slices.Delete(p.recent, i, i+1)
-	return r, true
-}
-
-// signer makes the log key's signature under bindings.
-func (p *proofs) signer(key ed25519.PrivateKey) bindingSigner {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.logSign = bindingSigner{key}.SignBinding
-	return bindingSigner{key}
-}
-
 type bindingSigner struct{ key ed25519.PrivateKey }
 
 // SignBinding signs a binding by the pinned log key.
 func (s bindingSigner) SignBinding(b []byte) ([]byte, error) {
 	return signed.Sign(s.key, attest.KindBinding, b)
-}
-
-// ownRecord is the evidence that this coordinator showed in a session.
-func (c *Coordinator) ownRecord(exporter [32]byte) ([]byte, error) {
-	r, ok := c.proofs.of(exporter)
-	if !ok {
-		return nil, errors.New("the own evidence of a session is not at hand")
-	}
-	p, err := c.posture([32]byte{})
-	if err == nil {
-		r.Posture, err = p.Encode()
-	}
-	var b []byte
-	if err == nil {
-		b, err = r.Binding.Encode()
-	}
-	if err == nil {
-		r.LogSignature, err = c.proofs.logSign(b)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return r.Encode()
 }
 
 // doorkeeper logs who was admitted and who was refused. Both are bounded: an admission waits for its leaf
@@ -191,7 +111,7 @@ func (d *doorkeeper) observe(o channel.Outcome) {
 	if o.Err != nil {
 		err = d.refusal(ctx, o)
 	} else {
-		err = d.admission(ctx, o.Session)
+		err = d.admission(ctx, o.Session, o.Own)
 	}
 	if err != nil {
 		d.c.log.Error("a handshake could not be logged", "error", err)
@@ -219,7 +139,7 @@ func (d *doorkeeper) revoke(ctx context.Context, o channel.Outcome) {
 }
 
 // admission keeps the evidence of a node that came with its SVID, and ours of the same session.
-func (d *doorkeeper) admission(ctx context.Context, x channel.Session) error {
+func (d *doorkeeper) admission(ctx context.Context, x channel.Session, own []byte) error {
 	s, err := d.c.find(x.Study)
 	who := d.c.caller(x)
 	subject := firstWord(who.Hospital, who.Person, hexOf(x.PeerKey))
@@ -237,7 +157,7 @@ func (d *doorkeeper) admission(ctx context.Context, x channel.Session) error {
 			if err := s.keepEvidence(who.Hospital, x.Record); err != nil {
 				return err
 			}
-			if err := s.keepOwn(ctx, x.Exporter); err != nil {
+			if err := s.keepOwn(ctx, own); err != nil {
 				return err
 			}
 		}
@@ -247,11 +167,7 @@ func (d *doorkeeper) admission(ctx context.Context, x channel.Session) error {
 }
 
 // keepOwn keeps, once a process, the evidence by which a node took this coordinator for what it is.
-func (s *dossier) keepOwn(ctx context.Context, exporter [32]byte) error {
-	own, err := s.c.ownRecord(exporter)
-	if err != nil {
-		return err
-	}
+func (s *dossier) keepOwn(ctx context.Context, own []byte) error {
 	s.ownMu.Lock()
 	defer s.ownMu.Unlock()
 	if s.shownYet {

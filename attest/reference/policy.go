@@ -9,7 +9,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/simtee"
 )
 
 // PolicyVersion is the version of a policy file.
@@ -85,7 +84,7 @@ func parseBody(n *yaml.Node, role attest.Role) (attest.Policy, error) {
 		SNP: f.SNP, TDX: f.TDX, TPM: f.TPM, Azure: f.Azure, Workload: f.Workload,
 	}
 	for _, format := range p.Accept {
-		if known := append(attest.Formats(), simtee.Format); !slices.Contains(known, format) {
+		if known := append(attest.Formats(), attest.FormatSim); !slices.Contains(known, format) {
 			return attest.Policy{}, fmt.Errorf("accept: format %q, want some of %q", format, known)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // Format is the format's name.
-const Format attest.Format = "sim/1"
+const Format = attest.FormatSim
 
 const (
 	magic        = "consilium/sim/1"
