@@ -118,9 +118,7 @@ func (c *cache) marks() (marks, error) {
 	return m, nil
 }
 
-// store replaces a record, then the memory. Dying between the two leaves a record that is ahead of the memory, which
-// raises it again when it is read.
-func (c *cache) store(r record, m marks) error {
+func (c *cache) store(r record) error {
 	b, err := signed.Encode(r)
 	if err != nil {
 		return err
@@ -128,10 +126,7 @@ func (c *cache) store(r record, m marks) error {
 	if len(b) > maxRecord {
 		return fmt.Errorf("a record of %d bytes, want at most %d", len(b), maxRecord)
 	}
-	if err := c.folder.Write(r.Source+recordSuffix, b); err != nil {
-		return err
-	}
-	return c.remember(m)
+	return c.folder.Write(r.Source+recordSuffix, b)
 }
 
 func (c *cache) remember(m marks) error {

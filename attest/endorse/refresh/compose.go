@@ -63,6 +63,7 @@ func (r *Refresher) readmit(e *entry, now time.Time) (*admitted, error) {
 
 // rebuild makes a snapshot, and tells of it where it differs. It holds the lock.
 func (r *Refresher) rebuild() {
+	r.offered = time.Time{}
 	files := r.steward()
 	var chips, others []*x509.Certificate
 	for _, name := range slices.Sorted(maps.Keys(r.entries)) {

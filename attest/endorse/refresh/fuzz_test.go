@@ -161,6 +161,18 @@ func TestRace(t *testing.T) {
 	}
 }
 
+// BenchmarkIndexOfChips is what a snapshot with as many chips as there may be costs the first verification with it.
+func BenchmarkIndexOfChips(b *testing.B) {
+	v := fake()
+	files := v.installed()
+	for i := range MaxChips {
+		files["chips.der"] = append(files["chips.der"], v.vcek(byte(i), genoaTCB)...)
+	}
+	for b.Loop() {
+		snapshotOf(b, files).Index()
+	}
+}
+
 func BenchmarkOffer(b *testing.B) {
 	v := fake()
 	r, err := New(Config{Dir: b.TempDir(), Base: func() (*endorse.Snapshot, error) { return endorse.New(v.installed()) }, Now: at(start), After: time.After, Random: rand.Reader})

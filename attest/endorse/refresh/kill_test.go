@@ -77,7 +77,11 @@ func openFor(dir string, v *vendors) (*Refresher, error) {
 func (r *Refresher) takeEvaluation(v *vendors, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.take(r.entries["tcb"], [][]byte{v.info(n, start), v.tcbSigning.pem()}, start)
+	if err := r.take(r.entries["tcb"], [][]byte{v.info(n, start), v.tcbSigning.pem()}, start); err != nil {
+		return err
+	}
+	r.rebuild()
+	return nil
 }
 
 func (r *Refresher) evaluation() int {

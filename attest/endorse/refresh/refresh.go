@@ -28,8 +28,12 @@ const (
 	longestWait = time.Hour
 	// longestLater is the most that a service may ask us to wait.
 	longestLater = 24 * time.Hour
-	atOnce       = 4  // fetches that run at once
-	maxWanted    = 64 // sources that are wanted and have given nothing yet
+	// offersEvery is how long chips' certificates that were offered wait for each other: a thousand machines that join
+	// at once are not to make a thousand snapshots.
+	offersEvery = 10 * time.Second
+
+	atOnce    = 4  // fetches that run at once
+	maxWanted = 64 // sources that are wanted and have given nothing yet
 )
 
 // MaxChips bounds the certificates of chips that are kept; the one that came first goes first.
@@ -71,6 +75,7 @@ type Refresher struct {
 	newest    marks // of all that was ever taken
 	entries   map[string]*entry
 	running   int
+	offered   time.Time     // when the first came of what was offered and is in no snapshot; zero: none
 	material  [32]byte      // digest of what can turn a verdict
 	changed   chan struct{} // closed when it changes, and replaced
 }
@@ -222,6 +227,7 @@ func (r *Refresher) Run(ctx context.Context) {
 		}
 		wait := next.Sub(now)
 		due, later := r.claim(now)
+		wait = min(wait, r.publish(now))
 		for _, e := range due {
 			fetches.Go(func() { r.fetch(ctx, e) })
 		}
@@ -250,6 +256,20 @@ func (r *Refresher) Reload() {
 		err = errors.Join(err, r.rebase(base))
 	}
 	r.baseErr = err
+}
+
+// publish puts what was offered into a snapshot, once it has waited, and says how long it has to.
+func (r *Refresher) publish(now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.offered.IsZero() {
+		return baseEvery
+	}
+	if left := offersEvery - now.Sub(r.offered); left > 0 {
+		return left
+	}
+	r.rebuild()
+	return baseEvery
 }
 
 // claim takes entries that are due, as many as may run, and says when the next one is.
@@ -282,7 +302,9 @@ func (r *Refresher) fetch(ctx context.Context, e *entry) {
 	r.running--
 	now := r.config.Now()
 	if err == nil {
-		err = r.take(e, parts, now)
+		if err = r.take(e, parts, now); err == nil {
+			r.rebuild()
+		}
 	}
 	r.settle(e, err, now)
 	r.mu.Unlock()
@@ -296,7 +318,7 @@ func (r *Refresher) poke() {
 	}
 }
 
-// take checks an answer, keeps it, and makes it part of the snapshot. It holds the lock.
+// take checks an answer and keeps it for the next snapshot. It holds the lock.
 func (r *Refresher) take(e *entry, parts [][]byte, now time.Time) error {
 	if len(parts) == 0 {
 		return errors.New("the answer is empty")
@@ -314,15 +336,17 @@ func (r *Refresher) take(e *entry, parts [][]byte, now time.Time) error {
 	}
 	m := maps.Clone(r.newest)
 	m.raiseAll(item.marks)
-	if err := r.cache.store(rec, m); err != nil {
+	if err := r.cache.store(rec); err != nil {
 		return err
+	}
+	// Dying here leaves a record that is ahead of the memory, which raises it again when it is read.
+	if !maps.Equal(m, r.newest) {
+		if err := r.cache.remember(m); err != nil {
+			return err
+		}
 	}
 	r.newest, e.record, e.item = m, rec, item
-	if err := r.evict(); err != nil {
-		return err
-	}
-	r.rebuild()
-	return nil
+	return r.evict()
 }
 
 // fits refuses what would make the cache too large.
@@ -503,7 +527,7 @@ func (r *Refresher) makeRoom(now time.Time) error {
 }
 
 // Offer keeps the certificate of a chip that evidence brought and that a verifier has accepted, in DER, so that later
-// evidence may come without it. It refuses one that leads to no anchor.
+// evidence may come without it: it is in a Snapshot within ten seconds. One that leads to no anchor is refused.
 func (r *Refresher) Offer(der []byte) error {
 	digest := signed.Digest(der)
 	r.mu.Lock()
@@ -528,6 +552,10 @@ func (r *Refresher) Offer(der []byte) error {
 	if err := r.take(e, item.parts(), now); err != nil {
 		delete(r.entries, name)
 		return fmt.Errorf("keeping a certificate: %w", err)
+	}
+	if r.offered.IsZero() {
+		r.offered = now
+		r.poke()
 	}
 	return nil
 }

@@ -337,7 +337,9 @@ func TestCacheBound(t *testing.T) {
 	take := func(i int, b []byte) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.take(r.entries[fmt.Sprint("source-", i)], [][]byte{b}, start)
+		err := r.take(r.entries[fmt.Sprint("source-", i)], [][]byte{b}, start)
+		r.rebuild()
+		return err
 	}
 	for i := range fit + 1 {
 		if err := take(i, der); (err != nil) != (i == fit) {
@@ -730,11 +732,13 @@ func TestOwnSnapshotInstalled(t *testing.T) {
 		if err := one.Offer(v.vcek(1, genoaTCB)); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(offersEvery)
 		synctest.Wait()
 		two := newLab(t, now, t.TempDir(), one.Snapshot().Files(), crlSource(now))
 		if err := two.Offer(v.vcek(2, genoaTCB)); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(offersEvery)
 		synctest.Wait()
 		chips := 0
 		for _, c := range two.Snapshot().Index().Certificates {
@@ -785,6 +789,8 @@ func TestOffer(t *testing.T) {
 		has := func() bool {
 			return slices.ContainsFunc(l.Snapshot().Index().Certificates, func(c *x509.Certificate) bool { return bytes.Equal(c.Raw, good) })
 		}
+		time.Sleep(offersEvery)
+		synctest.Wait()
 		if !has() || closed(changed) {
 			t.Error("it is not there, or it turned verdicts")
 		}
@@ -840,6 +846,13 @@ func TestEvict(t *testing.T) {
 		if err := r.Offer(chipOf(MaxChips + i)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if d := r.publish(start.Add(time.Hour + offersEvery - time.Second)); d != time.Second || len(r.Snapshot().Index().Certificates) != MaxChips+3 {
+		t.Errorf("in a snapshot before its time, or in %s", d)
+	}
+	before := r.Snapshot()
+	if r.publish(start.Add(time.Hour + offersEvery)); r.Snapshot() == before {
+		t.Error("no new snapshot")
 	}
 	if n := len(r.Snapshot().Index().Certificates); n != MaxChips+3 { // and three of the steward's
 		t.Errorf("%d certificates", n)
