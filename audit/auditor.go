@@ -655,6 +655,17 @@ func (a *Auditor) WaitCounted(ctx context.Context, size uint64) error {
 	return a.wait(ctx, func() bool { return a.counted.Size >= size })
 }
 
+// ExpectedSize is the least size of a log that has every leaf that was promised and not yet counted.
+func (a *Auditor) ExpectedSize() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	size := a.counted.Size
+	for i := range a.pending {
+		size = max(size, i+1)
+	}
+	return size
+}
+
 // WaitIncluded expects the promise, if it was not yet, and returns when a counted checkpoint
 // includes its leaf.
 func (a *Auditor) WaitIncluded(ctx context.Context, p Promised) error {

@@ -21,6 +21,7 @@ import (
 type serving struct {
 	*runner
 	life     context.Context // the runner's: rounds live longer than a session
+	during   context.Context // the session's
 	conn     *connection
 	items    chan transport.FollowItem
 	ended    chan error // of one: how following ended
@@ -36,7 +37,7 @@ func (r *runner) session(life context.Context) (over bool, err error) {
 		return false, err
 	}
 	ctx, cancel := context.WithCancel(life)
-	s := &serving{runner: r, life: life, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 1)}
+	s := &serving{runner: r, life: life, during: ctx, conn: c, items: make(chan transport.FollowItem), ended: make(chan error, 1)}
 	defer func() {
 		cancel()
 		s.wg.Wait() // nothing of this session runs when the next one begins

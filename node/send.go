@@ -14,24 +14,58 @@ import (
 // settling is how long a node that the simulation takes away waits for the log to count what it knows.
 const settling = 3 * time.Second
 
+// lastMessage is the last of a round: a hospital that is dropped in a round at all is dropped before it.
+const lastMessage = "release"
+
 // queue hands a message to the round's sender and keeps it: it is sent again, byte for byte, when the
 // coordinator restarts or the connection is replaced. One that the machine repeats is kept once.
 func (s *serving) queue(m aggregate.Signed) error {
 	if s.round == nil { // given up
 		return nil
 	}
-	if drop := s.node.deps.Drop; drop != nil && drop(s.round.number, m.Kind) {
-		// What closed so far is released only under a checkpoint that enough hospitals have co-signed, and when a
-		// hospital goes that must not be a matter of milliseconds in a simulation.
-		ctx, cancel := context.WithTimeout(s.round.ctx, settling)
-		defer cancel()
-		return errors.Join(errDropped, s.auditor.WaitDue(ctx, s.node.deps.Now().Add(time.Hour)))
+	if drop := s.node.deps.Drop; drop != nil {
+		switch number := s.round.number; {
+		case m.Kind == "ready" && drop(number, m.Kind):
+			s.settle(func(context.Context, *serving) error { return errDropped })
+			return nil
+		case drop(number, m.Kind):
+			return errDropped
+		case m.Kind == "ready" && drop(number, lastMessage): // later in this round
+			round := s.round
+			s.settle(func(_ context.Context, now *serving) error {
+				if now.round != round {
+					return nil
+				}
+				return now.queueNow(m)
+			})
+			return nil
+		}
 	}
+	return s.queueNow(m)
+}
+
+// queueNow is queue for a message that goes out.
+func (s *serving) queueNow(m aggregate.Signed) error {
 	if !slices.ContainsFunc(s.round.sent, func(x aggregate.Signed) bool { return x.Digest() == m.Digest() }) {
 		s.round.sent = append(s.round.sent, m)
 	}
 	s.enqueue(m)
 	return nil
+}
+
+// settle does then once the log has counted what this node knows of it. What closed so far is released only under a
+// checkpoint that enough hospitals have co-signed, and when a hospital goes that must not be a matter of milliseconds in a
+// simulation. It waits beside the loop, which brings the checkpoints.
+func (s *serving) settle(then func(context.Context, *serving) error) {
+	size := s.auditor.ExpectedSize()
+	s.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.during, settling)
+		defer cancel()
+		if err := s.auditor.WaitCounted(ctx, size); err != nil {
+			s.log.Info("going on before the log has counted all", "error", err)
+		}
+		s.post(s.during, then)
+	})
 }
 
 func (s *serving) enqueue(m aggregate.Signed) {

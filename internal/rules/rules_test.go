@@ -142,7 +142,6 @@ func TestForbiddenImports(t *testing.T) {
 }
 
 // TestNoSimLinksNoSimulation: a daemon built with the tag nosim does not hold what makes or takes simulated evidence.
-// The reader of policies names the format only.
 func TestNoSimLinksNoSimulation(t *testing.T) {
 	for _, p := range list(t, "-tags", "nosim", "-deps", "./cmd/consilium-node", "./cmd/consilium-coordinator") {
 		if from, is := ours(p.ImportPath); is && slices.Contains(p.Imports, module+"/attest/simtee") {
