@@ -16,6 +16,7 @@ import (
 	pb "github.com/google/go-tpm-tools/proto/attest"
 	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
 	"github.com/google/go-tpm-tools/server"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/consilium-fl/consilium/attest"
@@ -420,10 +421,27 @@ func FuzzMessage(f *testing.F) {
 		}
 		m, err := parseMessage(b)
 		var a pb.Attestation
-		if err == nil && proto.Unmarshal(b, &a) != nil {
+		if err == nil && proto.Unmarshal(read(t, b), &a) != nil {
 			t.Fatalf("taken here and not by the library: %+v", m)
 		}
 	})
+}
+
+// read is a message without the parts that nobody reads here, and whose inside is therefore not looked at: the unsigned
+// name of the machine, and what of another TEE came along.
+func read(t *testing.T, b []byte) []byte {
+	t.Helper()
+	fs, err := fields(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for _, f := range fs {
+		if f.number != 4 && f.number != 8 && f.number != 9 {
+			out = protowire.AppendBytes(protowire.AppendTag(out, protowire.Number(f.number), protowire.BytesType), f.bytes)
+		}
+	}
+	return out
 }
 
 func BenchmarkCheck(b *testing.B) {
