@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,14 +76,10 @@ func readTrust(paths []string) (*endorse.Snapshot, error) {
 		if err != nil {
 			return nil, badInput{err}
 		}
-		for _, name := range s.Index().Unknown {
-			files[fmt.Sprintf("%d-%s", i, name)] = nil
-		}
+		unknown := s.Index().Unknown
 		for name, b := range s.Files() {
-			if _, unknown := files[fmt.Sprintf("%d-%s", i, name)]; !unknown {
+			if !slices.Contains(unknown, name) {
 				files[fmt.Sprintf("%d-%s", i, name)] = b
-			} else {
-				delete(files, fmt.Sprintf("%d-%s", i, name))
 			}
 		}
 	}
@@ -94,16 +91,9 @@ func readTrust(paths []string) (*endorse.Snapshot, error) {
 }
 
 func readEvidence(path string) (attest.Evidence, string, error) {
-	info, err := os.Stat(path)
+	b, err := readBounded("evidence", path, intake.MaxFile)
 	if err != nil {
-		return attest.Evidence{}, "", bad("reading evidence: %w", err)
-	}
-	if info.Size() > intake.MaxFile {
-		return attest.Evidence{}, "", bad("reading evidence %s: %d bytes, want at most %d", path, info.Size(), intake.MaxFile)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return attest.Evidence{}, "", bad("reading evidence: %w", err)
+		return attest.Evidence{}, "", err
 	}
 	return intake.Read(b)
 }

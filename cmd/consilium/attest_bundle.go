@@ -177,20 +177,7 @@ func (a *app) showBundle(b []byte) error {
 	return a.print(r, r.String())
 }
 
-func readBundle(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, bad("reading bundle: %w", err)
-	}
-	if info.Size() > bundle.MaxBundle {
-		return nil, bad("reading bundle %s: %d bytes, want at most %d", path, info.Size(), bundle.MaxBundle)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, bad("reading bundle: %w", err)
-	}
-	return b, nil
-}
+func readBundle(path string) ([]byte, error) { return readBounded("bundle", path, bundle.MaxBundle) }
 
 func (a *app) bundleShow() *cobra.Command {
 	return &cobra.Command{

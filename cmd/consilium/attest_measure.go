@@ -43,7 +43,7 @@ The hypervisor, the number of virtual CPUs and, under QEMU, their model are part
 			if l.CPU, err = snpmeasure.ParseCPU(cpu); err != nil {
 				return usage(c, "--cpu: %w", err)
 			}
-			if l.Firmware, err = readFirmware(firmware); err != nil {
+			if l.Firmware, err = readBounded("firmware", firmware, maxFirmware); err != nil {
 				return err
 			}
 			if kernel != "" {
@@ -84,21 +84,6 @@ func vmms() string {
 
 // maxFirmware bounds an OVMF image: they are of 4 or 16 MiB at most.
 const maxFirmware = 64 << 20
-
-func readFirmware(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, bad("reading firmware: %w", err)
-	}
-	if info.Size() > maxFirmware {
-		return nil, bad("reading firmware %s: %d bytes, want at most %d", path, info.Size(), maxFirmware)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, bad("reading firmware: %w", err)
-	}
-	return b, nil
-}
 
 // open opens each file that has a name, and returns what closes them.
 func open(files map[string]*io.Reader) (done func(), err error) {

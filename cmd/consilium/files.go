@@ -16,13 +16,16 @@ import (
 )
 
 // readFile reads a small file that the command line names.
-func readFile(what, path string) ([]byte, error) {
+func readFile(what, path string) ([]byte, error) { return readBounded(what, path, signed.MaxEnvelope) }
+
+// readBounded reads a file of at most that many bytes.
+func readBounded(what, path string, limit int64) ([]byte, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return nil, bad("reading %s: %w", what, err)
 	}
-	if fi.Size() > signed.MaxEnvelope {
-		return nil, bad("reading %s %s: %d bytes, want at most %d", what, path, fi.Size(), signed.MaxEnvelope)
+	if fi.Size() > limit {
+		return nil, bad("reading %s %s: %d bytes, want at most %d", what, path, fi.Size(), limit)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
