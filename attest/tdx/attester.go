@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +14,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/internal/intel"
+	"github.com/consilium-fl/consilium/attest/internal/strict"
 	"github.com/consilium-fl/consilium/attest/window"
 )
 
@@ -150,20 +148,12 @@ func (w *witness) busy() bool {
 
 // eventLog reads the firmware's log; without one it returns nil.
 func (a attester) eventLog() ([]byte, error) {
-	f, err := os.Open(a.ccel)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := strict.File(a.ccel, attest.MaxEventLog)
+	if err != nil {
+		return nil, fmt.Errorf("reading the event log: %w", err)
+	}
+	if b == nil {
 		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the event log: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, attest.MaxEventLog+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the event log: %w", err)
-	}
-	if len(b) > attest.MaxEventLog {
-		return nil, fmt.Errorf("reading the event log: more than %d bytes", attest.MaxEventLog)
 	}
 	return intel.Trim(b), nil
 }

@@ -1,4 +1,4 @@
-// Package strict decodes foreign CBOR within a bound that its caller names. Evidence and its frames are
+// Package strict reads files and decodes foreign CBOR within a bound that its caller names. Evidence and its frames are
 // compared and hashed, so the bytes must be exactly those that the value encodes to, which is what
 // [signed.Decode] takes.
 package strict

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/internal/strict"
 )
 
 // Paths of Linux. The kernel shares the TPM between those who open the first.
@@ -73,20 +73,9 @@ func Sleep(ctx context.Context, d time.Duration) error {
 
 // ReadEventLog reads the firmware's log; without one it is empty.
 func ReadEventLog(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
+	b, err := strict.File(path, attest.MaxEventLog)
 	if err != nil {
 		return nil, fmt.Errorf("reading the event log: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, attest.MaxEventLog+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the event log: %w", err)
-	}
-	if len(b) > attest.MaxEventLog {
-		return nil, fmt.Errorf("reading the event log: more than %d bytes", attest.MaxEventLog)
 	}
 	return b, nil
 }
