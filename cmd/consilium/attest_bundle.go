@@ -111,7 +111,7 @@ func (a *app) fetchTrust(ctx context.Context, base *endorse.Snapshot, evidence [
 		return base, nil
 	}
 	var wanted []refresh.Source
-	kds, pcs := refresh.NewKDS(nil, a.now), refresh.NewPCS(nil, "", a.now)
+	kds, pcs := refresh.NewKDS(nil, "", a.now), refresh.NewPCS(nil, "", a.now)
 	for _, path := range evidence {
 		e, _, err := readEvidence(path)
 		if err != nil {

@@ -281,14 +281,10 @@ func (h *Holder) trust() (*endorse.Snapshot, error) {
 	if err != nil {
 		return s, err
 	}
-	files := b.Files()
-	for name, text := range s.Files() {
-		if other, both := files[name]; both && string(other) != string(text) {
-			return nil, fmt.Errorf("reading trust: %s is one file in the folder and another in the bundle", name)
-		}
-		files[name] = text
+	if s, err = endorse.Union(s, b); err != nil {
+		return nil, fmt.Errorf("reading trust folder and bundle: %w", err)
 	}
-	return endorse.New(files)
+	return s, nil
 }
 
 // read makes a value of the files. Beside [endorse.ErrExpired] it is one without what has expired.

@@ -274,7 +274,7 @@ func TestBundle(t *testing.T) {
 		t.Error("a bundle of another key was taken")
 	}
 	put(t, filepath.Join(files.Trust, "b.pem"), []byte("another"))
-	if _, err := h.Reload(); err == nil || !strings.Contains(err.Error(), "b.pem is one file") {
+	if _, err := h.Reload(); err == nil || !strings.Contains(err.Error(), `two files are named "b.pem" and differ`) {
 		t.Errorf("one name, two files: %v", err)
 	}
 }

@@ -18,14 +18,22 @@ import (
 	"github.com/consilium-fl/consilium/attest/internal/amd"
 )
 
-const kdsAddress = "https://kdsintf.amd.com"
+// AMDKDS is where AMD's Key Distribution Service answers.
+const AMDKDS = "https://kdsintf.amd.com"
 
 // KDS is AMD's Key Distribution Service (AMD 57230, chapter 4), which takes one request in 10 seconds.
-type KDS struct{ client *client }
+type KDS struct {
+	client *client
+	base   string
+}
 
-// NewKDS asks by a transport, http.DefaultTransport if nil. now is time.Now.
-func NewKDS(t http.RoundTripper, now func() time.Time) *KDS {
-	return &KDS{newClient(t, now, 10*time.Second, 1)}
+// NewKDS asks by a transport, http.DefaultTransport if nil, at an address to which the service's paths are added: AMDKDS
+// if empty, or that of a mirror. now is time.Now.
+func NewKDS(t http.RoundTripper, base string, now func() time.Time) *KDS {
+	if base == "" {
+		base = AMDKDS
+	}
+	return &KDS{newClient(t, now, 10*time.Second, 1), base}
 }
 
 // lines are AMD's product lines: Siena and Bergamo are certified as Genoa.
@@ -88,7 +96,7 @@ func (k *KDS) ForReport(report []byte) ([]Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading what a report needs: %w", err)
 	}
-	line := lineOf(r.CPU)
+	line := amd.LineOf(r.CPU)
 	if line == "" {
 		return nil, fmt.Errorf("reading what a report needs: version %d of CPU %s, want the line of its product", r.Version, r.CPU)
 	}
@@ -104,22 +112,9 @@ func (k *KDS) ForReport(report []byte) ([]Source, error) {
 	return []Source{vcek, chain, crl}, err
 }
 
-// lineOf is the line by which AMD's service knows a processor.
-func lineOf(c attest.SNPCPU) string {
-	switch {
-	case c.Family == 0x19 && c.Model < 0x10:
-		return "Milan"
-	case c.Family == 0x19 && (c.Model>>4 == 1 || c.Model>>4 == 0xa):
-		return "Genoa"
-	case c.Family == 0x1a && c.Model < 0x20:
-		return "Turin"
-	}
-	return ""
-}
-
 func (k *KDS) source(name, path string, check func(*endorse.Index) error) Source {
 	return source{name: name, fetch: func(ctx context.Context) ([][]byte, error) {
-		b, _, err := k.client.get(ctx, kdsAddress+path)
+		b, _, err := k.client.get(ctx, k.base+path)
 		if err != nil {
 			return nil, err
 		}

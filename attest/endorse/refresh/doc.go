@@ -2,7 +2,7 @@
 // package below attest that asks the network, and only by the transport that it is given. A verifier never waits for
 // it; it takes the [Refresher.Snapshot] of the moment.
 //
-//	kds, pcs := refresh.NewKDS(nil, time.Now), refresh.NewPCS(nil, "", time.Now)
+//	kds, pcs := refresh.NewKDS(nil, "", time.Now), refresh.NewPCS(nil, "", time.Now)
 //	crl, err := kds.CRL("Genoa", attest.SignerVCEK)
 //	info, err := pcs.TCBInfo("00806f050000")
 //	r, err := refresh.New(refresh.Config{

@@ -34,7 +34,7 @@ func Example_bundle() {
 	}
 	go r.Run(ctx)
 
-	forReport, err := refresh.NewKDS(nil, time.Now).ForReport(report)
+	forReport, err := refresh.NewKDS(nil, "", time.Now).ForReport(report)
 	if err != nil {
 		log.Fatal(err)
 	}

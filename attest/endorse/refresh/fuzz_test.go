@@ -91,7 +91,7 @@ func FuzzAdmit(f *testing.F) {
 
 // FuzzNeeds: evidence of any form asks for what can be asked for, or is an error.
 func FuzzNeeds(f *testing.F) {
-	kds, pcs := NewKDS(nil, at(start)), NewPCS(nil, "", at(start))
+	kds, pcs := NewKDS(nil, "", at(start)), NewPCS(nil, "", at(start))
 	report := make([]byte, 1184)
 	report[0] = 3
 	f.Add(report)

@@ -29,8 +29,8 @@ type PCS struct {
 	base   string
 }
 
-// NewPCS asks by a transport, http.DefaultTransport if nil, at an address without a path, IntelPCS if empty. now is
-// time.Now.
+// NewPCS asks by a transport, http.DefaultTransport if nil, at an address to which the service's paths are
+// added, IntelPCS if empty. now is time.Now.
 func NewPCS(t http.RoundTripper, base string, now func() time.Time) *PCS {
 	if base == "" {
 		base = IntelPCS

@@ -51,7 +51,7 @@ func TestAddresses(t *testing.T) {
 	s := serve(t, genuine(v, at(start)))
 	later := start // so that no bucket is empty
 	now := func() time.Time { later = later.Add(time.Minute); return later }
-	kds, pcs, pccs := NewKDS(s.transport, now), NewPCS(s.transport, "", now), NewPCS(s.transport, "https://pccs.hospital.example", now)
+	kds, pcs, pccs := NewKDS(s.transport, "", now), NewPCS(s.transport, "", now), NewPCS(s.transport, "https://pccs.hospital.example", now)
 	id := strings.Repeat("07", 64)
 	for _, c := range []struct {
 		source        Source
@@ -101,7 +101,7 @@ func TestAddresses(t *testing.T) {
 }
 
 func TestNothingToAskFor(t *testing.T) {
-	kds, pcs := NewKDS(nil, at(start)), NewPCS(nil, "", at(start))
+	kds, pcs := NewKDS(nil, "", at(start)), NewPCS(nil, "", at(start))
 	for name, f := range map[string]func() (Source, error){
 		"line":      func() (Source, error) { return kds.CRL("Siena", "vcek") },
 		"signer":    func() (Source, error) { return kds.Chain("Genoa", "../x") },
@@ -127,7 +127,7 @@ func TestForEvidence(t *testing.T) {
 		}
 		return fmt.Sprint(out, err)
 	}
-	kds, pcs := NewKDS(nil, at(start)), NewPCS(nil, "", at(start))
+	kds, pcs := NewKDS(nil, "", at(start)), NewPCS(nil, "", at(start))
 	for file, want := range map[string]string{
 		"snp/genoa-v3.report.bin":          "amd-vcek-Genoa-",
 		"snp/siena-v3.report.bin":          "amd-vcek-Genoa-", // which is certified as Genoa
@@ -192,7 +192,7 @@ func TestRealAnswers(t *testing.T) {
 			return NewPCS(s.transport, "", clock).ForQuote(shared(t, "tdx/v4-phala.quote.bin"))
 		},
 		func() ([]Source, error) {
-			return NewKDS(s.transport, clock).ForReport(shared(t, "snp/genoa-v3.report.bin"))
+			return NewKDS(s.transport, "", clock).ForReport(shared(t, "snp/genoa-v3.report.bin"))
 		},
 	} {
 		sources, err := f()
@@ -234,7 +234,7 @@ func TestAnswersOfOthers(t *testing.T) {
 	s := serve(t, nil)
 	later := start
 	now := func() time.Time { later = later.Add(time.Minute); return later }
-	kds, pcs := NewKDS(s.transport, now), NewPCS(s.transport, "", now)
+	kds, pcs := NewKDS(s.transport, "", now), NewPCS(s.transport, "", now)
 	foreign := v.tcbSigning.signedBody("tcbInfo", body("TDX", "50806f000000", 18, start, start.AddDate(0, 1, 0)))
 	sgx := v.tcbSigning.signedBody("tcbInfo", body("SGX", testFMSPC, 18, start, start.AddDate(0, 1, 0)))
 	qe := v.tcbSigning.signedBody("enclaveIdentity", body("QE", "", 18, start, start.AddDate(0, 1, 0)))
@@ -375,7 +375,7 @@ func TestTLSOnly(t *testing.T) {
 	}
 	strict := s.transport.Clone()
 	strict.TLSClientConfig.RootCAs = x509.NewCertPool()
-	if _, _, err := NewKDS(strict, at(start)).client.get(t.Context(), kdsAddress); err == nil {
+	if _, _, err := NewKDS(strict, "", at(start)).client.get(t.Context(), AMDKDS); err == nil {
 		t.Error("another's certificate was taken")
 	}
 }
@@ -385,7 +385,7 @@ func TestOwnLimit(t *testing.T) {
 	v := fake()
 	now := start
 	s := serve(t, genuine(v, at(start)))
-	kds := NewKDS(s.transport, func() time.Time { return now })
+	kds := NewKDS(s.transport, "", func() time.Time { return now })
 	for i := range 100 { // of seconds
 		_, err := must(kds.CRL("Genoa", "vcek")).Fetch(t.Context())
 		var later *Later

@@ -16,9 +16,9 @@ var names = map[string]struct{ ark, ask, asvk, generation, crl string }{
 	turin: {"ARK-Turin", "SEV-Turin", "SEV-VLEK-Turin", "turin", "crl:ark-turin"},
 }
 
-// lineOf is the product line under whose root AMD certifies a processor; empty for one that is none of these. Siena
+// LineOf is the product line under whose root AMD certifies a processor; empty for one that is none of these. Siena
 // and Bergamo are certified as Genoa.
-func lineOf(c attest.SNPCPU) string {
+func LineOf(c attest.SNPCPU) string {
 	switch {
 	case c.Family == 0x19 && c.Model < 0x10:
 		return milan

@@ -48,7 +48,7 @@ func Verify(report []byte, endorsements map[string][]byte, in attest.Inputs) (at
 // claims are the report's own words.
 func (r *Report) claims() attest.Claims {
 	c := attest.Claims{
-		Format: attest.FormatSNP, Measurement: attest.SHA384Measurement(r.Measurement), Generation: generation(r.CPU, lineOf(r.CPU)),
+		Format: attest.FormatSNP, Measurement: attest.SHA384Measurement(r.Measurement), Generation: generation(r.CPU, LineOf(r.CPU)),
 		Debug: r.GuestPolicy.Debug(), ReportData: r.ReportData, SNP: &r.SNPClaims,
 	}
 	if !zero(r.ChipID) {
@@ -106,7 +106,7 @@ func (r *Report) fits(k *key) error {
 	if k.signer != r.Signer {
 		errs = append(errs, attest.Reason{Code: attest.CodeCertKind, Path: r.Signer, Got: "a " + k.signer, Want: "a " + r.Signer})
 	}
-	line := lineOf(r.CPU)
+	line := LineOf(r.CPU)
 	if r.Version < 3 {
 		if k.line == turin {
 			errs = append(errs, attest.Reason{Code: attest.CodeCertProduct, Path: "report[0x0:0x4]", Got: "version 2 for " + turin, Want: "version 3 or later"})
