@@ -125,7 +125,7 @@ func TestRace(t *testing.T) {
 		return endorse.New(files)
 	}
 	s := serve(t, genuine(v, at(start)))
-	pcs := NewPCS(s.transport, "", func() time.Time { return time.Now() }) // with its limit of requests
+	pcs := NewPCS(s.Transport, "", func() time.Time { return time.Now() }) // with its limit of requests
 	tcb := must(pcs.TCBInfo(testFMSPC))
 	r, err := New(Config{Dir: t.TempDir(), Base: base, Sources: []Source{tcb, pcs.RootCRL()}, Now: at(start.Add(time.Hour)), After: time.After, Random: rand.Reader})
 	if err != nil {

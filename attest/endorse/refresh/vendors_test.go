@@ -51,7 +51,7 @@ func TestAddresses(t *testing.T) {
 	s := serve(t, genuine(v, at(start)))
 	later := start // so that no bucket is empty
 	now := func() time.Time { later = later.Add(time.Minute); return later }
-	kds, pcs, pccs := NewKDS(s.transport, "", now), NewPCS(s.transport, "", now), NewPCS(s.transport, "https://pccs.hospital.example", now)
+	kds, pcs, pccs := NewKDS(s.Transport, "", now), NewPCS(s.Transport, "", now), NewPCS(s.Transport, "https://pccs.hospital.example", now)
 	id := strings.Repeat("07", 64)
 	for _, c := range []struct {
 		source        Source
@@ -67,13 +67,13 @@ func TestAddresses(t *testing.T) {
 		{pcs.RootCRL(), "intel-crl-root", "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der", 1},
 		{must(pccs.TCBInfo(testFMSPC)), "intel-tcb-00906ed50000", "https://pccs.hospital.example/tdx/certification/v4/tcb?fmspc=00906ed50000", 2},
 		{pccs.RootCRL(), "intel-crl-root", "https://pccs.hospital.example/sgx/certification/v4/rootcacrl", 1},
-		{NewCRL(s.transport, "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der", now), "crl-", "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der", 1},
+		{NewCRL(s.Transport, "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der", now), "crl-", "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der", 1},
 	} {
 		parts, err := c.source.Fetch(t.Context())
 		if err != nil || len(parts) != c.parts {
 			t.Errorf("%s: %d parts, %v", c.address, len(parts), err)
 		}
-		if got := s.requests(); !slices.Equal(got, []string{c.address}) {
+		if got := s.Requests(); !slices.Equal(got, []string{c.address}) {
 			t.Errorf("asked for %q, want %q", got, c.address)
 		}
 		if name := c.source.Name(); !strings.HasPrefix(name, c.name) || checkName(name) != nil {
@@ -91,7 +91,7 @@ func TestAddresses(t *testing.T) {
 	if _, err := turin.Fetch(t.Context()); err == nil {
 		t.Error("there is none")
 	}
-	if got, want := s.requests(), "https://kdsintf.amd.com/vcek/v1/Turin/0909090909090909?fmcSPL=01&blSPL=03&teeSPL=02&snpSPL=05&ucodeSPL=97"; !slices.Equal(got, []string{want}) {
+	if got, want := s.Requests(), "https://kdsintf.amd.com/vcek/v1/Turin/0909090909090909?fmcSPL=01&blSPL=03&teeSPL=02&snpSPL=05&ucodeSPL=97"; !slices.Equal(got, []string{want}) {
 		t.Errorf("asked for %q, want %q", got, want)
 	}
 	// A level is part of what is asked for.
@@ -189,10 +189,10 @@ func TestRealAnswers(t *testing.T) {
 	clock := func() time.Time { later += time.Minute; return now.Add(later) }
 	for _, f := range []func() ([]Source, error){
 		func() ([]Source, error) {
-			return NewPCS(s.transport, "", clock).ForQuote(shared(t, "tdx/v4-phala.quote.bin"))
+			return NewPCS(s.Transport, "", clock).ForQuote(shared(t, "tdx/v4-phala.quote.bin"))
 		},
 		func() ([]Source, error) {
-			return NewKDS(s.transport, "", clock).ForReport(shared(t, "snp/genoa-v3.report.bin"))
+			return NewKDS(s.Transport, "", clock).ForReport(shared(t, "snp/genoa-v3.report.bin"))
 		},
 	} {
 		sources, err := f()
@@ -234,7 +234,7 @@ func TestAnswersOfOthers(t *testing.T) {
 	s := serve(t, nil)
 	later := start
 	now := func() time.Time { later = later.Add(time.Minute); return later }
-	kds, pcs := NewKDS(s.transport, "", now), NewPCS(s.transport, "", now)
+	kds, pcs := NewKDS(s.Transport, "", now), NewPCS(s.Transport, "", now)
 	foreign := v.tcbSigning.signedBody("tcbInfo", body("TDX", "50806f000000", 18, start, start.AddDate(0, 1, 0)))
 	sgx := v.tcbSigning.signedBody("tcbInfo", body("SGX", testFMSPC, 18, start, start.AddDate(0, 1, 0)))
 	qe := v.tcbSigning.signedBody("enclaveIdentity", body("QE", "", 18, start, start.AddDate(0, 1, 0)))
@@ -261,7 +261,7 @@ func TestAnswersOfOthers(t *testing.T) {
 		"half a document":      {must(pcs.TCBInfo(testFMSPC)), v.info(18, start)[:200], "nothing that is known"},
 		"keys":                 {must(pcs.TCBInfo(testFMSPC)), []byte(`{"keys":[{"kty":"RSA"}]}`), "0 of what"},
 	} {
-		s.set(other(c.answer))
+		s.Set(other(c.answer))
 		if _, err := c.source.Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -333,7 +333,7 @@ func TestMisbehaviour(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, c.answer)
-			pcs := NewPCS(s.transport, "", at(start))
+			pcs := NewPCS(s.Transport, "", at(start))
 			pcs.client.http.Timeout = 10 * time.Second
 			if name == "a slow body" {
 				pcs.client.http.Timeout = 200 * time.Millisecond
@@ -347,15 +347,15 @@ func TestMisbehaviour(t *testing.T) {
 			if errors.As(err, &later); c.later > 0 && (later == nil || later.Own || later.Wait != c.later) {
 				t.Errorf("%v, want to wait for %s", err, c.later)
 			}
-			if n := len(s.requests()); n != 1 {
+			if n := len(s.Requests()); n != 1 {
 				t.Errorf("%d requests", n)
 			}
 			// What the service said holds for all that ask it; nothing else does.
-			s.set(good)
+			s.Set(good)
 			if _, err := pcs.QEIdentity().Fetch(t.Context()); (err != nil) != (c.later > 0) {
 				t.Errorf("the next request: %v", err)
 			}
-			if n := len(s.requests()); (n == 0) != (c.later > 0) {
+			if n := len(s.Requests()); (n == 0) != (c.later > 0) {
 				t.Errorf("%d requests", n)
 			}
 		})
@@ -366,14 +366,14 @@ func TestMisbehaviour(t *testing.T) {
 func TestTLSOnly(t *testing.T) {
 	s := serve(t, genuine(fake(), at(start)))
 	for _, base := range []string{"http://api.trustedservices.intel.com", "http://127.0.0.1", "ftp://a", "://", "http://169.254.169.254.example", "http://169.254.169.254:81"} {
-		if _, err := NewPCS(s.transport, base, at(start)).QEIdentity().Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "https") && !strings.Contains(err.Error(), "scheme") {
+		if _, err := NewPCS(s.Transport, base, at(start)).QEIdentity().Fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "https") && !strings.Contains(err.Error(), "scheme") {
 			t.Errorf("%s: %v", base, err)
 		}
 	}
-	if n := s.requests(); len(n) != 0 {
+	if n := s.Requests(); len(n) != 0 {
 		t.Errorf("asked for %q", n)
 	}
-	strict := s.transport.Clone()
+	strict := s.Transport.Clone()
 	strict.TLSClientConfig.RootCAs = x509.NewCertPool()
 	if _, _, err := NewKDS(strict, "", at(start)).client.get(t.Context(), AMDKDS); err == nil {
 		t.Error("another's certificate was taken")
@@ -385,7 +385,7 @@ func TestOwnLimit(t *testing.T) {
 	v := fake()
 	now := start
 	s := serve(t, genuine(v, at(start)))
-	kds := NewKDS(s.transport, "", func() time.Time { return now })
+	kds := NewKDS(s.Transport, "", func() time.Time { return now })
 	for i := range 100 { // of seconds
 		_, err := must(kds.CRL("Genoa", "vcek")).Fetch(t.Context())
 		var later *Later
@@ -397,7 +397,7 @@ func TestOwnLimit(t *testing.T) {
 		}
 		now = now.Add(time.Second)
 	}
-	if n := len(s.requests()); n != 10 {
+	if n := len(s.Requests()); n != 10 {
 		t.Errorf("%d requests in 100 s", n)
 	}
 }
@@ -417,12 +417,12 @@ func TestTHIM(t *testing.T) {
 		}
 	})
 	now := start
-	x := NewTHIM(s.transport, func() time.Time { now = now.Add(time.Minute); return now })
+	x := NewTHIM(s.Transport, func() time.Time { now = now.Add(time.Minute); return now })
 	parts, err := x.Fetch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.requests(); !slices.Equal(got, []string{"http://169.254.169.254/metadata/THIM/amd/certification"}) {
+	if got := s.Requests(); !slices.Equal(got, []string{"http://169.254.169.254/metadata/THIM/amd/certification"}) {
 		t.Errorf("asked for %q", got)
 	}
 	item, err := newAuthority(snapshotOf(t, v.installed()), start).admit("a", parts, "", start)
@@ -439,7 +439,7 @@ func TestTHIM(t *testing.T) {
 			answer[k] = old
 		}
 	}
-	s.set(func(w http.ResponseWriter, _ *http.Request) { put(w, []byte("[]")) })
+	s.Set(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { put(w, []byte("[]")) }))
 	if _, err := x.Fetch(t.Context()); err == nil {
 		t.Error("a list was taken")
 	}
@@ -457,12 +457,12 @@ func TestConfidentialSpaceRoot(t *testing.T) {
 		fmt.Fprintf(w, `{"root_ca_uri":%q}`, at1)
 	})
 	now := start
-	x := NewConfidentialSpaceRoot(s.transport, func() time.Time { now = now.Add(time.Hour); return now })
+	x := NewConfidentialSpaceRoot(s.Transport, func() time.Time { now = now.Add(time.Hour); return now })
 	parts, err := x.Fetch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.requests(); len(got) != 2 || got[1] != place {
+	if got := s.Requests(); len(got) != 2 || got[1] != place {
 		t.Errorf("asked for %q", got)
 	}
 	a := newAuthority(snapshotOf(t, fake().installed()), start)
@@ -477,8 +477,8 @@ func TestConfidentialSpaceRoot(t *testing.T) {
 		t.Errorf("another root: %v", err)
 	}
 	at1 = "https://pki.goog/root.crt"
-	s.requests()
-	if _, err := x.Fetch(t.Context()); err == nil || len(s.requests()) != 1 {
+	s.Requests()
+	if _, err := x.Fetch(t.Context()); err == nil || len(s.Requests()) != 1 {
 		t.Errorf("another place: %v", err)
 	}
 }
@@ -487,7 +487,7 @@ func TestCancelled(t *testing.T) {
 	s := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := NewPCS(s.transport, "", at(start)).QEIdentity().Fetch(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := NewPCS(s.Transport, "", at(start)).QEIdentity().Fetch(ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

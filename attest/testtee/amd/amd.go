@@ -116,10 +116,13 @@ func (w *World) Files() map[string][]byte {
 func chain(cs ...*x509.Certificate) []byte {
 	var out []byte
 	for _, c := range cs {
-		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		out = append(out, PEM(c.Raw)...)
 	}
 	return out
 }
+
+// PEM is a certificate in the form in which AMD's service gives chains.
+func PEM(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }
 
 // ARK, ASK and ASVK are the authorities of a line, in DER.
 func (w *World) ARK(line string) []byte { return w.ark[line].Raw }
