@@ -1,6 +1,7 @@
 // Package intake recognises evidence in files by their content: raw reports, quotes and tokens, their hex and base64
-// text, reports with certificates after them, and the JSON envelopes of the common tools. It decides nothing: what it
-// finds is for a verifier to authenticate, so a wrong guess is a refusal and never an acceptance.
+// text, reports with certificates after them, the messages of Google's tools, and the JSON envelopes of the common
+// tools, compressed too. It decides nothing: what it finds is for a verifier to authenticate, so a wrong guess is a
+// refusal and never an acceptance.
 package intake
 
 import (
@@ -35,18 +36,21 @@ const (
 	hclReport
 	token
 	tpmAttestation
+	azureEvidence
 	certificate
 	eventLog
+	collateral
 )
 
 var formats = map[kind]attest.Format{
-	snpReport: attest.FormatSNP, tdxQuote: attest.FormatTDX, hclReport: attest.FormatAzureSNP, token: attest.FormatCSPKI, tpmAttestation: attest.FormatVTPM,
+	snpReport: attest.FormatSNP, tdxQuote: attest.FormatTDX, tpmAttestation: attest.FormatVTPM,
 }
 
 // piece is a recognised string of bytes, in its raw form.
 type piece struct {
-	kind kind
-	b    []byte
+	kind  kind
+	b     []byte
+	azure attest.Evidence // whole, of an azureEvidence
 }
 
 // Read finds the evidence in a file, and says in words how it was found.
@@ -66,35 +70,69 @@ func read(b []byte) (attest.Evidence, string, error) {
 	if len(trimmed) == 0 {
 		return attest.Evidence{}, "", errors.New("the file is empty")
 	}
-	if trimmed[0] == '{' && json.Valid(trimmed) {
-		return envelope(trimmed)
+	s := search{room: MaxFile}
+	how := "raw"
+	switch {
+	case s.json(trimmed, 0):
+		how = "a JSON envelope"
+	case s.bytes(b, 0):
+	case s.bytes(text(trimmed), 0):
+		how = "text"
+	case s.textMessage(trimmed):
+		how = "a message in text"
 	}
-	if ps := raw(b); ps != nil {
-		return assemble(ps, "raw")
+	if s.err != nil {
+		return attest.Evidence{}, "", s.err
 	}
-	if decoded := text(trimmed); decoded != nil {
-		if ps := raw(decoded); ps != nil {
-			return assemble(ps, "text")
-		}
+	e, err := assemble(s.pieces)
+	if errors.Is(err, errNoStatement) {
+		return e, "", fmt.Errorf("%s; known are %s", found(trimmed, s.pieces), shapes)
 	}
-	return attest.Evidence{}, "", fmt.Errorf("%d bytes that are no report, quote, token or envelope known here", len(b))
+	return e, describe(e, how), err
+}
+
+// shapes tells of what is recognised.
+const shapes = "SNP reports, TDX quotes, HCL reports, Confidential Space tokens and the messages of go-sev-guest, go-tdx-guest and go-tpm-tools: raw, in hex or base64, with certificates after them, or in JSON"
+
+// found says what is there in place of evidence.
+func found(b []byte, ps []piece) string {
+	n := map[kind]int{}
+	for _, p := range ps {
+		n[p.kind]++
+	}
+	var object map[string]json.RawMessage
+	switch {
+	case n[eventLog] > 0:
+		return "an event log without the report, quote or TPM attestation whose registers it explains"
+	case n[certificate] > 0:
+		return fmt.Sprintf("%d certificates, which belong to the trust, and no report beside them", n[certificate])
+	case n[collateral] > 0:
+		return "collateral of Intel's, which belongs to the trust, and no quote beside it"
+	case len(b) == 1024 && b[0] == 0x81:
+		return "a TDREPORT, which its own machine alone can verify: a quote of it is wanted"
+	case json.Unmarshal(b, &object) == nil:
+		names := slices.Sorted(maps.Keys(object))
+		return fmt.Sprintf("a JSON object with %.40q, which holds no report, quote or token", names[:min(len(names), 12)])
+	case bytes.HasPrefix(b, []byte("-----BEGIN ")):
+		kind, _, _ := bytes.Cut(b[len("-----BEGIN "):], []byte("-----"))
+		return fmt.Sprintf("PEM of %.40q", kind)
+	}
+	return fmt.Sprintf("%d bytes that begin with %x", len(b), b[:min(len(b), 4)]) // and no more: it may be a secret
 }
 
 // raw recognises bytes that begin with a statement.
 func raw(b []byte) []piece {
 	switch {
 	case bytes.HasPrefix(b, []byte("HCLA")):
-		return []piece{{hclReport, b}}
+		return []piece{{kind: hclReport, b: b}}
 	case isToken(b):
-		return []piece{{token, bytes.TrimRight(b, "\r\n")}} // of the file, not of the token
+		return []piece{{kind: token, b: bytes.TrimRight(b, "\r\n")}} // of the file, not of the token
 	case isQuote(b):
-		return []piece{{tdxQuote, b}}
+		return []piece{{kind: tdxQuote, b: b}}
 	case isReport(b):
 		return report(b)
-	case isTPMAttestation(b):
-		return []piece{{tpmAttestation, b}}
 	}
-	return nil
+	return binaryMessage(b)
 }
 
 // isReport looks at version, signature algorithm and the guest policy's bit that is always one. A cut report is one
@@ -129,15 +167,27 @@ func isToken(b []byte) bool {
 	}) < 0
 }
 
+// tokenFormat tells a token that names its key from one with certificates, which it is also where its header cannot be
+// read.
+func tokenFormat(b []byte) attest.Format {
+	var header map[string]json.RawMessage
+	head, _, _ := bytes.Cut(b, []byte("."))
+	raw, err := base64.RawURLEncoding.DecodeString(string(head))
+	if err == nil && json.Unmarshal(raw, &header) == nil && header["kid"] != nil && header["x5c"] == nil {
+		return attest.FormatCSOIDC
+	}
+	return attest.FormatCSPKI
+}
+
 // report splits what follows a report off, if that is certificates and nothing else.
 func report(b []byte) []piece {
 	if len(b) <= reportSize {
-		return []piece{{snpReport, b}}
+		return []piece{{kind: snpReport, b: b}}
 	}
 	if certs := certificates(b[reportSize:]); certs != nil {
-		return append([]piece{{snpReport, b[:reportSize]}}, certs...)
+		return append([]piece{{kind: snpReport, b: b[:reportSize]}}, certs...)
 	}
-	return []piece{{snpReport, b}}
+	return []piece{{kind: snpReport, b: b}}
 }
 
 // certificates reads a table of the host (GHCB specification, section 4.1.8.1), PEM blocks, or DER after DER.
@@ -152,7 +202,7 @@ func certificates(b []byte) []piece {
 			ps = nil
 			break
 		}
-		ps = append(ps, piece{certificate, block.Bytes})
+		ps = append(ps, piece{kind: certificate, b: block.Bytes})
 		rest = bytes.TrimSpace(after)
 	}
 	if ps != nil {
@@ -163,7 +213,7 @@ func certificates(b []byte) []piece {
 		if n == 0 {
 			return nil
 		}
-		ps = append(ps, piece{certificate, b[:n]})
+		ps = append(ps, piece{kind: certificate, b: b[:n]})
 		b = b[n:]
 	}
 	return ps
@@ -197,9 +247,15 @@ func table(b []byte) []piece {
 		if derLength(c) != len(c) {
 			continue // a certificate revocation list, or what another vendor put there
 		}
-		ps = append(ps, piece{certificate, c})
+		ps = append(ps, piece{kind: certificate, b: c})
 	}
 	return nil
+}
+
+// isEventLog looks for the first event of a crypto-agile log, whose signature every log begins with (TCG PC Client
+// Platform Firmware Profile, section 10.4.5.1).
+func isEventLog(b []byte) bool {
+	return len(b) > 48 && bytes.Equal(b[32:47], []byte("Spec ID Event03"))
 }
 
 // text decodes hex, or base64 of either alphabet. What is short is a name or a number.
@@ -226,46 +282,63 @@ func text(b []byte) []byte {
 	return nil
 }
 
+var errNoStatement = errors.New("no report, quote or token")
+
 // assemble makes evidence of one statement and what came along.
-func assemble(ps []piece, how string) (attest.Evidence, string, error) {
-	var e attest.Evidence
-	statements := 0
-	var certs [][]byte
-	var log []byte
+func assemble(ps []piece) (attest.Evidence, error) {
+	e := attest.Evidence{Endorsements: map[string][]byte{}}
 	for _, p := range ps {
-		switch p.kind {
-		case certificate:
-			certs = append(certs, p.b)
-		case eventLog:
-			log = p.b
-		default:
-			if e.Format == "" {
-				e.Format, e.Statement = formats[p.kind], p.b
-			}
-			if !bytes.Equal(e.Statement, p.b) {
-				statements++
-			}
+		s := p.statement()
+		switch {
+		case s.Format == "":
+		case e.Format == "":
+			e.Format, e.Statement = s.Format, s.Statement
+			maps.Copy(e.Endorsements, s.Endorsements)
+		case !bytes.Equal(e.Statement, s.Statement):
+			return attest.Evidence{}, errors.New("there is more than one report, quote or token in it: one a file")
 		}
 	}
-	switch {
-	case e.Format == "":
-		return e, "", errors.New("there is no report, quote or token in it")
-	case statements > 0:
-		return e, "", errors.New("there is more than one report, quote or token in it: one a file")
+	if e.Format == "" {
+		return e, errNoStatement
 	}
-	if e.Format == attest.FormatAzureSNP && overTDX(e.Statement) {
-		e.Format = attest.FormatAzureTDX
-	}
-	e.Endorsements = map[string][]byte{}
-	for _, der := range certs {
-		if name := roleOf(der); name != "" {
-			e.Endorsements[name] = der
+	for _, p := range ps {
+		if name := p.role(e.Format); name != "" && e.Endorsements[name] == nil {
+			e.Endorsements[name] = p.b
 		}
 	}
-	if log != nil {
-		e.Endorsements[attest.CCEL] = log
+	return e, nil
+}
+
+// statement is what a piece is evidence of, empty for what only comes along.
+func (p piece) statement() attest.Evidence {
+	switch p.kind {
+	case azureEvidence:
+		return p.azure
+	case hclReport:
+		if overTDX(p.b) {
+			return attest.Evidence{Format: attest.FormatAzureTDX, Statement: p.b}
+		}
+		return attest.Evidence{Format: attest.FormatAzureSNP, Statement: p.b}
+	case token:
+		return attest.Evidence{Format: tokenFormat(p.b), Statement: p.b}
 	}
-	return e, describe(e, how), nil
+	return attest.Evidence{Format: formats[p.kind], Statement: p.b}
+}
+
+// role is the name among the endorsements of what came along with a statement.
+func (p piece) role(f attest.Format) string {
+	switch p.kind {
+	case certificate:
+		return roleOf(p.b)
+	case collateral:
+		return "collateral"
+	case eventLog:
+		if f == attest.FormatTDX {
+			return attest.CCEL
+		}
+		return attest.EventLog
+	}
+	return ""
 }
 
 // overTDX looks at the type of report in an HCL report's runtime data.

@@ -87,7 +87,6 @@ func TestRead(t *testing.T) {
 	r, q := madeReport(), madeQuote()
 	vcek, ask := certificateOf(t, "SEV-VCEK"), certificateOf(t, "SEV-Genoa")
 	inPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: vcek})
-	b64 := base64.StdEncoding.EncodeToString
 	plain := madeReport() // with what its fields can say
 	clear(plain[0x188:0x1a0])
 	clear(plain[0x1e0:0x2a0])

@@ -1,97 +1,10 @@
 package intake
 
 import (
-	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"maps"
-	"slices"
-	"strings"
-
-	pb "github.com/google/go-tpm-tools/proto/attest"
-	"google.golang.org/protobuf/proto"
-
-	"github.com/consilium-fl/consilium/attest"
-	"github.com/consilium-fl/consilium/attest/azure"
 )
-
-// maxDepth bounds how deep an envelope nests.
-const maxDepth = 16
-
-// envelope looks through a JSON object. What a value is shows in its bytes, so no list of keys of tools is needed.
-func envelope(b []byte) (attest.Evidence, string, error) {
-	var o map[string]any
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	if err := d.Decode(&o); err != nil {
-		return attest.Evidence{}, "", err
-	}
-	if _, ok := o["hcl_report"]; ok {
-		e, err := azure.FromTrustee(b)
-		return e, "a JSON envelope of an Azure machine", err
-	}
-	var ps []piece
-	walk(o, 0, &ps)
-	if len(ps) == 0 {
-		return attest.Evidence{}, "", errors.New("the JSON object holds no report, quote or token known here")
-	}
-	return assemble(ps, "a JSON envelope")
-}
-
-// walk collects the pieces under v, keys in order.
-func walk(v any, depth int, ps *[]piece) {
-	if depth > maxDepth || len(*ps) > 64 {
-		return
-	}
-	switch v := v.(type) {
-	case map[string]any:
-		if r := fields(v); r != nil {
-			*ps = append(*ps, piece{snpReport, r})
-			return
-		}
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			walk(v[key], depth+1, ps)
-		}
-	case []any:
-		if b := numbers(v); b != nil {
-			leaf(b, ps)
-			return
-		}
-		for _, x := range v {
-			walk(x, depth+1, ps)
-		}
-	case string:
-		if isToken([]byte(v)) {
-			*ps = append(*ps, piece{token, []byte(v)})
-			return
-		}
-		if t := strings.TrimSpace(v); strings.HasPrefix(t, "-----BEGIN CERTIFICATE") {
-			*ps = append(*ps, certificates([]byte(t))...)
-			return
-		}
-		leaf(text([]byte(v)), ps)
-	}
-}
-
-// leaf recognises decoded bytes. PEM inside base64 is usual, too.
-func leaf(b []byte, ps *[]piece) {
-	switch found := raw(b); {
-	case len(b) == 0:
-	case found != nil:
-		*ps = append(*ps, found...)
-	case isEventLog(b):
-		*ps = append(*ps, piece{eventLog, b})
-	case derLength(b) > 0 || bytes.HasPrefix(b, []byte("-----BEGIN CERTIFICATE")):
-		*ps = append(*ps, certificates(b)...)
-	}
-}
-
-// isEventLog looks for the first event of a crypto-agile log, whose signature every log begins with (TCG PC Client
-// Platform Firmware Profile, section 10.4.5.1).
-func isEventLog(b []byte) bool {
-	return len(b) > 48 && bytes.Equal(b[32:47], []byte("Spec ID Event03"))
-}
 
 // numbers reads an array of byte values, as Rust's serialiser writes byte strings.
 func numbers(v []any) []byte {
@@ -217,8 +130,12 @@ func put(to []byte, v any) bool {
 		}
 		return true
 	case string:
-		b := text([]byte(v))
-		return len(b) == len(to) && copy(to, b) == len(to)
+		n, err := hex.Decode(make([]byte, len(v)/2), []byte(v))
+		if err != nil || len(v)%2 != 0 || n != len(to) {
+			return false
+		}
+		n, err = hex.Decode(to, []byte(v))
+		return err == nil && n == len(to)
 	case map[string]any:
 		return level(to, v)
 	}
@@ -240,10 +157,4 @@ func level(to []byte, v map[string]any) bool {
 		}
 	}
 	return true
-}
-
-// isTPMAttestation knows the message of go-tpm-tools: quotes and the key that made them.
-func isTPMAttestation(b []byte) bool {
-	var a pb.Attestation
-	return proto.Unmarshal(b, &a) == nil && len(a.GetQuotes()) > 0 && len(a.GetAkPub()) > 0
 }
