@@ -28,20 +28,29 @@ const (
 
 // launcher is the client's side of the launcher's socket.
 type launcher struct {
+	format           attest.Format
 	socket, audience string
 	client           *http.Client
 }
+
+// tokenTypes are the launcher's words for the formats.
+var tokenTypes = map[attest.Format]string{attest.FormatCSPKI: "PKI", attest.FormatCSOIDC: "OIDC"}
 
 // NewAttester asks the launcher behind a socket for PKI tokens for one audience, which every token names and every
 // policy lists: of the audience of the tokens that open Google's own services, none should be made. An audience that
 // is empty or over 512 bytes is an error of each Attest.
 func NewAttester(socket, audience string) attest.Attester {
-	return window.New(newLauncher(socket, audience).over)
+	return window.New(newLauncher(attest.FormatCSPKI, socket, audience).over)
 }
 
-func newLauncher(socket, audience string) *launcher {
+// NewOIDCAttester is NewAttester for OIDC tokens, of which the verifier needs a current JWKS of Google's.
+func NewOIDCAttester(socket, audience string) attest.Attester {
+	return window.New(newLauncher(attest.FormatCSOIDC, socket, audience).over)
+}
+
+func newLauncher(format attest.Format, socket, audience string) *launcher {
 	var d net.Dialer
-	return &launcher{socket, audience, &http.Client{
+	return &launcher{format, socket, audience, &http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
@@ -58,7 +67,7 @@ func (l *launcher) over(ctx context.Context, data [64]byte) (attest.Evidence, er
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("attesting in Confidential Space: %w", err)
 	}
-	return attest.Evidence{Format: attest.FormatCSPKI, Statement: t}, nil
+	return attest.Evidence{Format: l.format, Statement: t}, nil
 }
 
 // request is the body of POST /v1/token. The launcher refuses any other field.
@@ -68,12 +77,12 @@ type request struct {
 	Type     string   `json:"token_type"`
 }
 
-// token gets a PKI token over one nonce, and looks whether it is that.
+// token gets a token over one nonce, and looks whether it is that.
 func (l *launcher) token(ctx context.Context, nonce string) ([]byte, error) {
 	if n := len(l.audience); n == 0 || n > maxAudience {
 		return nil, fmt.Errorf("audience of %d bytes, want 1 to %d", n, maxAudience)
 	}
-	body, err := json.Marshal(request{l.audience, []string{nonce}, "PKI"})
+	body, err := json.Marshal(request{l.audience, []string{nonce}, tokenTypes[l.format]})
 	if err != nil {
 		return nil, err
 	}

@@ -49,21 +49,23 @@ func answer(status int, body string) http.HandlerFunc {
 
 // TestAttest: what the attester gets through the launcher's socket, the verifier takes for that binding alone.
 func TestAttest(t *testing.T) {
-	l := newLab(t)
-	socket := serve(t, &google.Launcher{PKI: l.pki})
-	e, err := NewAttester(socket, audience).Attest(t.Context(), l.binding)
-	if err != nil {
-		t.Fatal(err)
+	for format, attester := range map[attest.Format]func(socket, audience string) attest.Attester{attest.FormatCSPKI: NewAttester, attest.FormatCSOIDC: NewOIDCAttester} {
+		l := newLab(t)
+		socket := serve(t, &google.Launcher{PKI: l.pki})
+		e, err := attester(socket, audience).Attest(t.Context(), l.binding)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Format != format || len(e.Endorsements) != 0 || len(e.Path) != 0 {
+			t.Errorf("evidence of %s with %d endorsements, want %s", e.Format, len(e.Endorsements), format)
+		}
+		if r := l.check(e.Format, e.Statement); r.Status != attest.Affirming {
+			t.Errorf("%s: %s for %v", format, r.Status, r.Reasons)
+		}
+		l.binding.Nonce[1] ^= 1
+		l.in.ReportData = reportDataOf(t, l.binding)
+		want(t, l.check(e.Format, e.Statement), attest.CodeBindingMismatch)
 	}
-	if e.Format != attest.FormatCSPKI || len(e.Endorsements) != 0 || len(e.Path) != 0 {
-		t.Errorf("evidence of %s with %d endorsements", e.Format, len(e.Endorsements))
-	}
-	if r := l.check(e.Format, e.Statement); r.Status != attest.Affirming {
-		t.Errorf("%s for %v", r.Status, r.Reasons)
-	}
-	l.binding.Nonce[1] ^= 1
-	l.in.ReportData = reportDataOf(t, l.binding)
-	want(t, l.check(e.Format, e.Statement), attest.CodeBindingMismatch)
 }
 
 func TestAttestErrors(t *testing.T) {
@@ -111,7 +113,7 @@ func cutShort(w http.ResponseWriter, _ *http.Request) {
 // TestLauncher holds the fake against what the real launcher refuses: the attester's tests are worth no more than that.
 func TestLauncher(t *testing.T) {
 	socket := serve(t, &google.Launcher{PKI: google.New(nil)})
-	client := newLauncher(socket, audience).client
+	client := newLauncher(attest.FormatCSPKI, socket, audience).client
 	for name, tc := range map[string]struct {
 		method, body string
 		status       int

@@ -28,7 +28,7 @@ func Probe(ctx context.Context, socket, audience string) []Finding {
 	out := []Finding{finding(place, true, fmt.Sprintf("The launcher of Confidential Space has a socket at %s.", socket))}
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
-	raw, err := newLauncher(socket, audience).token(ctx, hex.EncodeToString(nonce[:]))
+	raw, err := newLauncher(attest.FormatCSPKI, socket, audience).token(ctx, hex.EncodeToString(nonce[:]))
 	if err != nil {
 		return append(out, finding(answers, false, fmt.Sprintf("The launcher gives no token: %v.", err)))
 	}
