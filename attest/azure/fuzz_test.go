@@ -2,33 +2,20 @@ package azure
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 	"github.com/consilium-fl/consilium/attest/testtee/tpm"
 )
 
-// seeds adds the real evidence where it is, and made-up evidence in any case.
-func seeds(f *testing.F, names ...string) {
-	f.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = "../../../shared"
-	}
-	for _, name := range names {
-		if b, err := os.ReadFile(filepath.Join(shared, "evidence", "azure", name)); err == nil {
-			f.Add(b)
-		}
-	}
-}
-
 func FuzzReport(f *testing.F) {
 	l := newLab(f)
-	seeds(f, "tdx-secureboot-off.hcl.bin", "snp-other-chip.hcl.bin")
+	for _, b := range shared.Seeds(f, "azure/*.hcl.bin") {
+		f.Add(b)
+	}
 	good := l.evidence(attest.FormatAzureTDX)
 	f.Add(good.Statement)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -53,7 +40,9 @@ func FuzzClaims(f *testing.F) {
 }
 
 func FuzzTrustee(f *testing.F) {
-	seeds(f, "snp-milan-v3.evidence.json", "tdx-v4-outofdate.evidence.json")
+	for _, b := range shared.Seeds(f, "azure/*.evidence.json") {
+		f.Add(b)
+	}
 	f.Add([]byte(numbers))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := FromTrustee(b); err == nil && len(e.Endorsements[tpmPCRs]) != 768 {

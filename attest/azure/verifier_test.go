@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,25 +21,9 @@ import (
 	faketpm "github.com/consilium-fl/consilium/attest/internal/tpm"
 	"github.com/consilium-fl/consilium/attest/testtee/amd"
 	"github.com/consilium-fl/consilium/attest/testtee/intel"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 	"github.com/consilium-fl/consilium/attest/testtee/tpm"
 )
-
-// evidence reads a file of real evidence in place.
-func evidence(t testing.TB, name string) []byte {
-	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = "../../../shared"
-	}
-	b, err := os.ReadFile(filepath.Join(shared, "evidence", name))
-	if os.IsNotExist(err) {
-		t.Skipf("real evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 func snapshot(t testing.TB, files map[string][]byte) *endorse.Snapshot {
 	t.Helper()
@@ -58,7 +41,7 @@ func vendors(t testing.TB) *endorse.Snapshot {
 		"snp/ask_ark_milan.pem", "tdx/trusted_root.pem", "tdx/tcb-signing.der", "tdx/platform.crl.der", "tdx/v4-phala.collateral.json",
 		"tdx/00806f050000-2025-07.tcbinfo.json", "tdx/00806f050000-2025-07.qeidentity.json",
 	} {
-		files[filepath.Base(name)] = evidence(t, name)
+		files[filepath.Base(name)] = shared.File(t, name)
 	}
 	return snapshot(t, files)
 }
@@ -119,7 +102,7 @@ const milanData = "982f5c6e45df0ed3f10b6f60b02f0c8390e281300f3805e2279c16168cd6a
 
 func milan(t testing.TB) (attest.Evidence, attest.Inputs) {
 	t.Helper()
-	e, err := FromTrustee(evidence(t, "azure/snp-milan-v3.evidence.json"))
+	e, err := FromTrustee(shared.File(t, "azure/snp-milan-v3.evidence.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +111,7 @@ func milan(t testing.TB) (attest.Evidence, attest.Inputs) {
 
 func outOfDate(t testing.TB) (attest.Evidence, attest.Inputs) {
 	t.Helper()
-	e, err := FromTrustee(evidence(t, "azure/tdx-v4-outofdate.evidence.json"))
+	e, err := FromTrustee(shared.File(t, "azure/tdx-v4-outofdate.evidence.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +166,7 @@ func TestEvidence(t *testing.T) {
 		}
 	})
 	t.Run("tdx-secureboot-off", func(t *testing.T) {
-		e, err := FromHCL(evidence(t, "azure/tdx-secureboot-off.hcl.bin"))
+		e, err := FromHCL(shared.File(t, "azure/tdx-secureboot-off.hcl.bin"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,11 +176,11 @@ func TestEvidence(t *testing.T) {
 		}
 	})
 	t.Run("snp-other-chip", func(t *testing.T) {
-		e, err := FromHCL(evidence(t, "azure/snp-other-chip.hcl.bin"))
+		e, err := FromHCL(shared.File(t, "azure/snp-other-chip.hcl.bin"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.Endorsements = map[string][]byte{"vcek": evidence(t, "azure/snp-other-chip.certs.pem")}
+		e.Endorsements = map[string][]byte{"vcek": shared.File(t, "azure/snp-other-chip.certs.pem")}
 		r := check(e, attest.Inputs{Now: day(t, "2025-01-01"), Trust: vendors(t)}, anything())
 		if got := codes(r); !slices.Contains(got, "sig.invalid") || !slices.Contains(got, "tpm.missing") {
 			t.Errorf("row 28: %v", r.Reasons)
@@ -205,7 +188,7 @@ func TestEvidence(t *testing.T) {
 	})
 	t.Run("row 55 claims of another machine", func(t *testing.T) {
 		e, in := outOfDate(t)
-		e.Statement = evidence(t, "azure/tdx-secureboot-off.hcl.bin")
+		e.Statement = shared.File(t, "azure/tdx-secureboot-off.hcl.bin")
 		if r := check(e, in, anything()); !slices.Contains(codes(r), "hcl.binding") {
 			t.Errorf("%v", r.Reasons)
 		}

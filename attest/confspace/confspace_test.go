@@ -14,8 +14,6 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +24,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/testtee/google"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 const audience = "https://coordinator.example"
@@ -163,28 +162,14 @@ func TestEveryClaimIsRead(t *testing.T) {
 	}
 }
 
-// shared opens a file of the real evidence.
-func shared(t testing.TB, name string) []byte {
-	t.Helper()
-	root := os.Getenv("CONSILIUM_SHARED")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared")
-	}
-	b, err := os.ReadFile(filepath.Join(root, "evidence", "confidential-space", name))
-	if err != nil {
-		t.Skipf("the evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	return b
-}
-
 // TestRealToken: what Google has signed of a debug image on SEV. All else is taken, so the chain and the signature
 // hold, and the debug image is what is refused.
 func TestRealToken(t *testing.T) {
-	token := bytes.TrimSuffix(shared(t, "debug-image.pki.jwt"), []byte("\n")) // of the file, not of the token
+	token := bytes.TrimSuffix(shared.File(t, "confidential-space/debug-image.pki.jwt"), []byte("\n")) // of the file, not of the token
 	l := newLab(t)
 	l.in = attest.Inputs{
 		Now: time.Date(2025, 6, 23, 15, 0, 0, 0, time.UTC), ReportData: new([64]byte),
-		Trust: snapshot(t, map[string][]byte{"root.crt": shared(t, "root.crt")}),
+		Trust: snapshot(t, map[string][]byte{"root.crt": shared.File(t, "confidential-space/root.crt")}),
 	}
 	copy(l.in.ReportData[:], "a nonce between 10 and 74 characters")
 	l.policy.Measurements = attest.SetOf("sha256:313b8a83d3c8bfc9abcffee4f538424473e2705383a7e46f16d159faf0e5ef34")
@@ -214,7 +199,7 @@ func TestRealToken(t *testing.T) {
 	if got := codes(other.check(attest.FormatCSPKI, token)); got[0] != attest.CodeChain || !slices.Contains(got, attest.CodeDebug) {
 		t.Errorf("by another root: %q", got)
 	}
-	want(t, l.check(attest.FormatCSPKI, shared(t, "debug-image.pki.jwt")), attest.CodeCSEncoding)
+	want(t, l.check(attest.FormatCSPKI, shared.File(t, "confidential-space/debug-image.pki.jwt")), attest.CodeCSEncoding)
 	l.in.Now = time.Date(2025, 9, 1, 0, 0, 0, 0, time.UTC)
 	if got := codes(l.check(attest.FormatCSPKI, token)); got[0] != attest.CodeCertExpired || got[1] != attest.CodeCSExpired {
 		t.Errorf("in September: %q", got)
@@ -669,7 +654,7 @@ func FuzzToken(f *testing.F) {
 	f.Add(good)
 	f.Add(l.pki.OIDC(l.claims(nil)))
 	f.Add([]byte("e30.e30.AA"))
-	if b, err := os.ReadFile(filepath.Join(os.Getenv("CONSILIUM_SHARED"), "evidence", "confidential-space", "debug-image.pki.jwt")); err == nil {
+	for _, b := range shared.Seeds(f, "confidential-space/*.jwt") {
 		f.Add(bytes.TrimSpace(b))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

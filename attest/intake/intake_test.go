@@ -14,12 +14,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 // report is bytes that look like a report: that they prove nothing is not for this package.
@@ -165,19 +164,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(madeQuote())
 	f.Add([]byte(`{"attestation_report":` + taken(madeReport()) + `}`))
 	f.Add(append(madeReport(), hostTable([]byte{0x30, 0x82, 0, 0})...))
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "shared")
-	}
-	files, err := filepath.Glob(filepath.Join(shared, "evidence", "*", "*"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
+	for _, b := range shared.Seeds(f, "*/*") {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -20,23 +18,13 @@ import (
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/internal/amd"
 	fake "github.com/consilium-fl/consilium/attest/testtee/amd"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 // file reads one file of the real evidence, in place.
 func file(t testing.TB, name string) []byte {
 	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "shared")
-	}
-	b, err := os.ReadFile(filepath.Join(shared, "evidence", "snp", name))
-	if os.IsNotExist(err) {
-		t.Skipf("real evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return shared.File(t, "snp/"+name)
 }
 
 // der reads a certificate, of which one is in PEM.

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,22 +14,15 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/tdx"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 // evidence reads real files of the shared folder; where it is absent the test is skipped.
 func evidence(t testing.TB, names ...string) map[string][]byte {
 	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "shared")
-	}
 	out := map[string][]byte{}
 	for _, name := range names {
-		b, err := os.ReadFile(filepath.Join(shared, "evidence", "tdx", name))
-		if err != nil {
-			t.Skipf("the evidence is absent, set CONSILIUM_SHARED: %v", err)
-		}
-		out[name] = b
+		out[name] = shared.File(t, "tdx/"+name)
 	}
 	return out
 }

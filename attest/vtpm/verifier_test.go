@@ -5,8 +5,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,24 +19,14 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 	"github.com/consilium-fl/consilium/attest/testtee/tpm"
 )
 
 // evidence reads a file of real evidence in place.
 func evidence(t testing.TB, name string) []byte {
 	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = "../../../shared"
-	}
-	b, err := os.ReadFile(filepath.Join(shared, "evidence", "vtpm", name))
-	if os.IsNotExist(err) {
-		t.Skipf("real evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return shared.File(t, "vtpm/"+name)
 }
 
 func snapshot(t testing.TB, files map[string][]byte) *endorse.Snapshot {

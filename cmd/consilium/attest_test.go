@@ -11,21 +11,8 @@ import (
 	"testing"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
-
-// evidenceDir is the folder of real evidence, which the repository does not carry.
-func evidenceDir(t *testing.T) string {
-	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "shared")
-	}
-	dir := filepath.Join(shared, "evidence")
-	if _, err := os.Stat(dir); err != nil {
-		t.Skipf("real evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	return dir
-}
 
 // policyWith is a policy that ships, with lines of it replaced: what a file's own values are, and what its row expects.
 func policyWith(t *testing.T, name string, lines ...string) string {
@@ -57,7 +44,7 @@ const none = `{fmc: 0, bootloader: 0, tee: 0, snp: 0, ucode: 0}`
 // TestRealEvidence gives each file of real evidence the verdict that it must get, by the policies that ship with the
 // file's own measurement in them.
 func TestRealEvidence(t *testing.T) {
-	dir := evidenceDir(t)
+	dir := shared.Dir(t)
 	milanV2 := func(ucode string) []string {
 		return []string{
 			"measurements: any", "deny_generations: []", "revocation: false", "min_report_version: 2", "provisional: true", "id_keys: any",

@@ -4,7 +4,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,22 +13,13 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	fake "github.com/consilium-fl/consilium/attest/testtee/amd"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 // evidence reads one file of the real evidence, in place; PEM becomes DER.
 func evidence(t testing.TB, name string) []byte {
 	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = "../../../../shared"
-	}
-	b, err := os.ReadFile(filepath.Join(shared, "evidence", "snp", name))
-	if os.IsNotExist(err) {
-		t.Skipf("real evidence is absent, set CONSILIUM_SHARED: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := shared.File(t, "snp/"+name)
 	if block, _ := pem.Decode(b); block != nil && filepath.Ext(name) == ".pem" && name[:3] != "ask" {
 		return block.Bytes
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	fake "github.com/consilium-fl/consilium/attest/testtee/intel"
+	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
 // quotes are real ones where they are, and made ones.
@@ -24,28 +25,7 @@ func quotes(t testing.TB) [][]byte {
 	out := [][]byte{x.Quote(x.PCK(m), td)}
 	td.Version = 4
 	out = append(out, x.Quote(x.PCK(m), td))
-	return append(out, glob(t, "*.quote.bin")...)
-}
-
-// glob reads files of the evidence.
-func glob(t testing.TB, pattern string) (out [][]byte) {
-	t.Helper()
-	shared := os.Getenv("CONSILIUM_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "..", "..", "..", "shared")
-	}
-	names, err := filepath.Glob(filepath.Join(shared, "evidence", "tdx", pattern))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, b)
-	}
-	return out
+	return append(out, shared.Seeds(t, "tdx/*.quote.bin")...)
 }
 
 // coded says whether every error of a verification is a reason.
@@ -140,7 +120,7 @@ func FuzzExtension(f *testing.F) {
 
 func leafOf(t testing.TB) []byte {
 	t.Helper()
-	for _, q := range glob(t, "v4-phala.quote.bin") {
+	for _, q := range shared.Seeds(t, "tdx/v4-phala.quote.bin") {
 		block, _ := pem.Decode(q[strings.Index(string(q), "-----BEGIN"):])
 		return block.Bytes
 	}
@@ -149,7 +129,7 @@ func leafOf(t testing.TB) []byte {
 
 func FuzzCollateral(f *testing.F) {
 	x, m := fake.New(nil), fake.NewMachine()
-	for _, s := range append(glob(f, "*tcbinfo.json"), append(glob(f, "*qeidentity.json"), x.TCBInfo(fake.NewTCBInfo(m)), x.QEIdentity(fake.NewQEIdentity()))...) {
+	for _, s := range append(shared.Seeds(f, "tdx/*tcbinfo.json", "tdx/*qeidentity.json"), x.TCBInfo(fake.NewTCBInfo(m)), x.QEIdentity(fake.NewQEIdentity())) {
 		var o map[string]json.RawMessage
 		if err := json.Unmarshal(s, &o); err != nil {
 			f.Fatal(err)
