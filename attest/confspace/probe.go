@@ -21,31 +21,31 @@ func Probe(ctx context.Context, socket, audience string) []Finding {
 	info, err := os.Stat(socket)
 	switch {
 	case err != nil:
-		return []Finding{finding(place, false, fmt.Sprintf("There is no launcher at %s, so this is no container of Confidential Space: %v.", socket, err))}
+		return []Finding{{Name: place, Text: fmt.Sprintf("There is no launcher at %s, so this is no container of Confidential Space: %v.", socket, err)}}
 	case info.Mode().Type() != os.ModeSocket:
-		return []Finding{finding(place, false, fmt.Sprintf("%s is a %s, where the launcher would have a socket.", socket, info.Mode().Type()))}
+		return []Finding{{Name: place, Text: fmt.Sprintf("%s is a %s, where the launcher would have a socket.", socket, info.Mode().Type())}}
 	}
-	out := []Finding{finding(place, true, fmt.Sprintf("The launcher of Confidential Space has a socket at %s.", socket))}
+	out := []Finding{{Name: place, OK: true, Text: fmt.Sprintf("The launcher of Confidential Space has a socket at %s.", socket)}}
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:]) // never fails, see crypto/rand
 	raw, err := newLauncher(attest.FormatCSPKI, socket, audience).token(ctx, hex.EncodeToString(nonce[:]))
 	if err != nil {
-		return append(out, finding(answers, false, fmt.Sprintf("The launcher gives no token: %v.", err)))
+		return append(out, Finding{Name: answers, Text: fmt.Sprintf("The launcher gives no token: %v.", err)})
 	}
 	t, err := parse(raw)
 	if err != nil {
-		return append(out, finding(answers, false, fmt.Sprintf("The launcher's token cannot be read: %v.", err)))
+		return append(out, Finding{Name: answers, Text: fmt.Sprintf("The launcher's token cannot be read: %v.", err)})
 	}
 	w := t.workload()
-	out = append(out, finding(answers, true, fmt.Sprintf("The launcher gives tokens of %d bytes for the audience %q.", len(raw), audience)))
+	out = append(out, Finding{Name: answers, OK: true, Text: fmt.Sprintf("The launcher gives tokens of %d bytes for the audience %q.", len(raw), audience)})
 	for _, r := range *t.wrong {
-		out = append(out, finding(answers, false, fmt.Sprintf("The token is not as expected: %v.", r)))
+		out = append(out, Finding{Name: answers, Text: fmt.Sprintf("The token is not as expected: %v.", r)})
 	}
 	return append(out, machine(w), image(w), overrides(w))
 }
 
 func machine(w *attest.WorkloadClaims) Finding {
-	f := finding("hardware", w.HWModel == attest.HWModelTDX, fmt.Sprintf("The machine is %s in zone %s of project %s", w.HWModel, w.GCE.Zone, w.GCE.ProjectID))
+	f := Finding{Name: "hardware", OK: w.HWModel == attest.HWModelTDX, Text: fmt.Sprintf("The machine is %s in zone %s of project %s", w.HWModel, w.GCE.Zone, w.GCE.ProjectID)}
 	if f.OK {
 		f.Text += ": Google verifies a quote of its TDX module before it signs a token."
 	} else {
@@ -55,7 +55,7 @@ func machine(w *attest.WorkloadClaims) Finding {
 }
 
 func image(w *attest.WorkloadClaims) Finding {
-	f := finding("operating system", !w.Debug() && len(w.SupportAttributes) > 0, fmt.Sprintf("The image is %s %s", w.SWName, strings.Join(w.SWVersion, " ")))
+	f := Finding{Name: "operating system", OK: !w.Debug() && len(w.SupportAttributes) > 0, Text: fmt.Sprintf("The image is %s %s", w.SWName, strings.Join(w.SWVersion, " "))}
 	switch {
 	case w.Debug():
 		f.Text += ", for debugging: its operator can look into it, and every policy refuses it."
@@ -69,15 +69,11 @@ func image(w *attest.WorkloadClaims) Finding {
 
 func overrides(w *attest.WorkloadClaims) Finding {
 	n := len(w.Container.EnvOverride) + len(w.Container.CmdOverride)
-	f := finding("container", n == 0, fmt.Sprintf("The container is %s", w.Container.Digest))
+	f := Finding{Name: "container", OK: n == 0, Text: fmt.Sprintf("The container is %s", w.Container.Digest)}
 	if f.OK {
 		f.Text += ", started as it was built."
 	} else {
 		f.Text += fmt.Sprintf(", and the operator chose %d of its variables and arguments: a policy has to list them.", n)
 	}
 	return f
-}
-
-func finding(name string, ok bool, text string) Finding {
-	return Finding{Name: name, OK: ok, Text: text}
 }
