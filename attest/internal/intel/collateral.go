@@ -73,26 +73,35 @@ func (d *document) time() (t time.Time) {
 	return t
 }
 
-// is takes a text that has to be want.
-func (d *document) is(want string) {
-	if string(d.text()) != want {
-		d.fail()
-	}
-}
-
-// common reads what both documents have; it says whether name was one of these.
-func (x *dated) common(d *document, name []byte) bool {
-	switch string(name) {
-	case "issueDate":
-		x.issued = d.time()
-	case "nextUpdate":
-		x.next = d.time()
-	case "tcbEvaluationDataNumber":
-		x.number = d.number(1 << 30)
-	default:
-		return false
-	}
-	return true
+// parse reads a document of that id and version, and says whether it is one and has that many of the names that it has
+// to have; field reads those that are its own, or returns false.
+func (x *dated) parse(body []byte, id string, version, names int, field func(d *document, name []byte) bool) bool {
+	d := &document{rest: body}
+	seen := 0
+	d.object(func(name []byte) {
+		switch string(name) {
+		case "id":
+			if string(d.text()) != id {
+				d.fail()
+			}
+		case "version":
+			if d.number(version) != version {
+				d.fail()
+			}
+		case "issueDate":
+			x.issued = d.time()
+		case "nextUpdate":
+			x.next = d.time()
+		case "tcbEvaluationDataNumber":
+			x.number = d.number(1 << 30)
+		default:
+			if !field(d, name) {
+				return
+			}
+		}
+		seen++
+	})
+	return d.end() && seen == names
 }
 
 // outcome reads what every kind of level has; it says whether name was one of these.
@@ -134,43 +143,32 @@ func status(b []byte) string {
 // parseTCBInfo returns nil for what is not TCB info of version 3 of TDX.
 func parseTCBInfo(body []byte) *tcbInfo {
 	x := &tcbInfo{modules: make([]module, 0, 4), levels: make([]level, 0, 8)}
-	d := &document{rest: body}
-	var seen int
-	d.object(func(name []byte) {
-		if x.common(d, name) {
-			seen++
-			return
-		}
-		switch string(name) {
-		case "id":
-			d.is("TDX")
-		case "version":
-			if d.number(3) != 3 {
-				d.fail()
-			}
-		case "tcbType":
-			d.number(0)
-		case "fmspc":
-			d.hex(x.fmspc[:])
-		case "pceId":
-			d.hex(x.pceID[:])
-		case "tdxModule":
-			x.module.parse(d)
-		case "tdxModuleIdentities":
-			d.array(func() { x.addModule(d) })
-			return // optional
-		case "tcbLevels":
-			d.array(func() { x.addLevel(d) })
-		default:
-			d.skip(0)
-			return
-		}
-		seen++
-	})
-	if !d.end() || seen != 10 || len(x.levels) == 0 {
+	if !x.parse(body, "TDX", 3, 10, x.field) || len(x.levels) == 0 {
 		return nil
 	}
 	return x
+}
+
+func (x *tcbInfo) field(d *document, name []byte) bool {
+	switch string(name) {
+	case "tcbType":
+		d.number(0)
+	case "fmspc":
+		d.hex(x.fmspc[:])
+	case "pceId":
+		d.hex(x.pceID[:])
+	case "tdxModule":
+		x.module.parse(d)
+	case "tdxModuleIdentities":
+		d.array(func() { x.addModule(d) })
+		return false // optional
+	case "tcbLevels":
+		d.array(func() { x.addLevel(d) })
+	default:
+		d.skip(0)
+		return false
+	}
+	return true
 }
 
 func (x *tcbInfo) addModule(d *document) {
@@ -307,42 +305,31 @@ func components(d *document, svns *[16]byte, names *[16][]byte) {
 // parseQEIdentity returns nil for what is not the identity, of version 2, of a TD's quoting enclave.
 func parseQEIdentity(body []byte) *qeIdentity {
 	x := &qeIdentity{}
-	d := &document{rest: body}
-	seen := 0
-	d.object(func(name []byte) {
-		if x.common(d, name) {
-			seen++
-			return
-		}
-		switch string(name) {
-		case "id":
-			d.is("TD_QE")
-		case "version":
-			if d.number(2) != 2 {
-				d.fail()
-			}
-		case "miscselect":
-			d.hex(x.misc[:])
-		case "miscselectMask":
-			d.hex(x.miscOf[:])
-		case "attributes":
-			d.hex(x.attributes[:])
-		case "attributesMask":
-			d.hex(x.attributesOf[:])
-		case "mrsigner":
-			d.hex(x.mrsigner[:])
-		case "isvprodid":
-			x.prodID = d.number(65535)
-		case "tcbLevels":
-			x.levels = parseSVNLevels(d)
-		default:
-			d.skip(0)
-			return
-		}
-		seen++
-	})
-	if !d.end() || seen != 12 || len(x.levels) == 0 {
+	if !x.parse(body, "TD_QE", 2, 12, x.field) || len(x.levels) == 0 {
 		return nil
 	}
 	return x
+}
+
+func (x *qeIdentity) field(d *document, name []byte) bool {
+	switch string(name) {
+	case "miscselect":
+		d.hex(x.misc[:])
+	case "miscselectMask":
+		d.hex(x.miscOf[:])
+	case "attributes":
+		d.hex(x.attributes[:])
+	case "attributesMask":
+		d.hex(x.attributesOf[:])
+	case "mrsigner":
+		d.hex(x.mrsigner[:])
+	case "isvprodid":
+		x.prodID = d.number(65535)
+	case "tcbLevels":
+		x.levels = parseSVNLevels(d)
+	default:
+		d.skip(0)
+		return false
+	}
+	return true
 }
