@@ -141,11 +141,14 @@ func (k *key) tcb() attest.SNPTCB {
 // reservedSPL says whether a level is set that no report has a byte for.
 func (k *key) reservedSPL() bool { return !zero(k.spl[splSNP+1 : splUcode]) }
 
+// turinHWID is the length of a Turin's hardware id, in bytes. It is the beginning of a longer field in reports.
+const turinHWID = 8
+
 // hardwareID takes the bytes bare, as AMD writes them, or as an OCTET STRING, as AMD specifies them.
 func (k *key) hardwareID(b []byte) ([]byte, error) {
 	size := 64
 	if k.line == turin {
-		size = 8
+		size = turinHWID
 	}
 	if len(b) == size+2 && b[0] == asn1.TagOctetString && int(b[1]) == size {
 		b = b[2:]

@@ -3,8 +3,10 @@
 package amd
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha512"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -73,10 +75,15 @@ func (r *Report) findKey(endorsements map[string][]byte, in attest.Inputs) (*key
 			return nil, attest.Reason{Code: attest.CodeCertKind, Path: "endorsements", Got: "a " + other, Want: "a " + r.Signer + ", which signed the report"}
 		}
 	}
-	var own, other *key
-	others := 0
+	var own *key
+	var others []*x509.Certificate
 	for _, c := range in.Trust.Index().Certificates {
 		if c.Subject.CommonName != subject(r.Signer) {
+			continue
+		}
+		// A cache has the VCEKs of a thousand chips: those that do not mention this one are not taken apart.
+		if r.Signer == attest.SignerVCEK && !bytes.Contains(c.Raw, r.ChipID[:turinHWID]) {
+			others = append(others, c)
 			continue
 		}
 		k, err := newKey(c, "trust")
@@ -87,11 +94,13 @@ func (r *Report) findKey(endorsements map[string][]byte, in attest.Inputs) (*key
 		case k.hwid != nil && k.is(r.ChipID):
 			own = k
 		default:
-			other, others = k, others+1
+			others = append(others, c)
 		}
 	}
-	if own == nil && others == 1 {
-		own = other
+	if own == nil && len(others) == 1 {
+		if k, err := newKey(others[0], "trust"); err == nil {
+			own = k
+		}
 	}
 	if own != nil {
 		return own, r.fits(own)

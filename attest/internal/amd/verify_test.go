@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"math/big"
 	"slices"
@@ -192,6 +193,34 @@ func TestCertificateFromSnapshot(t *testing.T) {
 		if _, got := (sample{report: report, in: attest.Inputs{Now: fakeDay, Trust: trust}}).verify(); got != tc.want {
 			t.Errorf("of %d certificates: %s, want %s", len(tc.certificates), got, tc.want)
 		}
+	}
+}
+
+// TestManyCertificates: those of other chips cost a report nothing but a look.
+func TestManyCertificates(t *testing.T) {
+	report, endorsements := fake.Shared().Report(fake.Options{})
+	files := fake.Shared().Files()
+	files["vcek"] = endorsements["vcek"]
+	allocations := func() float64 {
+		trust, err := endorse.New(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := sample{report: report, in: attest.Inputs{Now: fakeDay, Trust: trust}}
+		return testing.AllocsPerRun(5, func() {
+			if _, got := s.verify(); got != "takes it" {
+				t.Fatal(got)
+			}
+		})
+	}
+	alone := allocations()
+	const strangers = 40
+	for i := range strangers {
+		_, other := fake.Shared().Report(fake.Options{Certificate: func(c *fake.Certificate) { c.HWID = bytes.Repeat([]byte{byte(i + 1)}, 64) }})
+		files[fmt.Sprintf("a stranger's %d", i)] = other["vcek"]
+	}
+	if all := allocations(); all > alone+strangers/2 {
+		t.Errorf("%v allocations beside %d certificates of other chips, %v without them", all, strangers, alone)
 	}
 }
 
