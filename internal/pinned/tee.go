@@ -27,7 +27,7 @@ type TEE struct {
 	Kind     string // one of terms.TEEs
 	SimRoot  string // sim: file of the key that a simulated TEE signs with
 	VMPL     *int   // snp: privilege level to ask from; nil: the most privileged that the guest may use
-	Audience string // gcp-cs-pki: whom tokens are for
+	Audience string // gcp-cs-pki and gcp-cs-oidc: whom tokens are for
 }
 
 // Attester makes the attester that a configuration names, and tells of which kind it is, as a posture says it: for auto,
@@ -68,7 +68,7 @@ func (t TEE) places() []place {
 		open    place
 	}{
 		{[]attest.Format{attest.FormatAzureSNP, attest.FormatAzureTDX}, azure.NewAttester},
-		{[]attest.Format{attest.FormatCSPKI}, t.confidentialSpace},
+		{[]attest.Format{attest.FormatCSPKI, attest.FormatCSOIDC}, t.confidentialSpace},
 		{[]attest.Format{attest.FormatTDX}, func() (attest.Attester, attest.Format, error) { return of(attest.FormatTDX)(tdx.NewAttester()) }},
 		{[]attest.Format{attest.FormatSNP}, t.snp},
 		{[]attest.Format{attest.FormatVTPM}, func() (attest.Attester, attest.Format, error) { return of(attest.FormatVTPM)(vtpm.NewAttester()) }},
@@ -106,6 +106,9 @@ func (t TEE) confidentialSpace() (attest.Attester, attest.Format, error) {
 	}
 	if t.Audience == "" {
 		return nil, "", errAudience
+	}
+	if t.Kind == attest.FormatCSOIDC.TEE() { // only where it was asked for: whoever verifies needs Google's keys of the day
+		return confspace.NewOIDCAttester(confspace.Socket, t.Audience), attest.FormatCSOIDC, nil
 	}
 	return confspace.NewAttester(confspace.Socket, t.Audience), attest.FormatCSPKI, nil
 }
