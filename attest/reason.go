@@ -83,6 +83,10 @@ const (
 	CodeRTMRMismatch      = "rtmr.mismatch"   // the event log adds up to another value
 	CodeRTMRUnmeasured    = "rtmr.unmeasured" // no event of a kind that has to be there
 
+	CodeReferenceMissing = "reference.missing" // no manifest of the name that the consortium file gives
+	CodeReferenceTime    = "reference.time"    // its versions begin later
+	CodeReferenceExpired = "reference.expired" // or have ended
+
 	CodeFreshness = "freshness" // the evidence answers nobody's question
 
 	CodeVerifierPanic = "verifier.panic"

@@ -32,11 +32,11 @@ func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 		c.log.Error("what nodes are appraised by cannot be kept", "error", err)
 		return channel.Expect{}, errors.New("the coordinator cannot keep its grounds")
 	}
-	nobody := func(why string) channel.Expect {
+	nobody := func(why error) channel.Expect {
 		return channel.Expect{Policies: []attest.Policy{{Role: attest.RoleNode}}, Trust: g.Trust, NoNodes: why}
 	}
 	if digest == c.deps.Consortium.Digest {
-		return nobody("a person: nodes connect for one study"), nil
+		return nobody(errors.New("a person: nodes connect for one study")), nil
 	}
 	s, err := c.find(digest)
 	if err != nil {
@@ -44,13 +44,13 @@ func (c *Coordinator) expectPeer(digest [32]byte) (channel.Expect, error) {
 	}
 	switch s.state() {
 	case Proposed:
-		return nobody("a study that enough hospitals have approved"), nil
+		return nobody(errors.New("a study that enough hospitals have approved")), nil
 	case Cancelled:
-		return nobody("a study that was not cancelled"), nil
+		return nobody(errors.New("a study that was not cancelled")), nil
 	}
 	policies, err := g.Policies(c.deps.Consortium, attest.RoleNode, c.config.Insecure.SimulatedTEE, c.deps.Now())
 	if err != nil {
-		return nobody(err.Error()), nil // people may come, and mend it
+		return nobody(err), nil // people may come, and mend it
 	}
 	return channel.Expect{
 		Policies: policies,

@@ -29,7 +29,7 @@ type Config struct {
 	Keys        [][]byte                                     // role keys, in order (coordinator: protocol, receipt, issuer as SPKI DER; node: witness)
 	Posture     func(study [32]byte) (attest.Posture, error) // own; nil for a person
 	Verifiers   attest.Verifiers                             // of the peer's evidence
-	Peer        func(study [32]byte) (Expect, error)         // how to appraise the other side; an error refuses the study
+	Peer        func(study [32]byte) (Expect, error)         // how to appraise the other side; an error refuses the study, by the attest.Reason in it if there is one
 	Study       [32]byte                                     // client only: what this connection serves; the consortium's digest where it serves none
 	LogSigner   interface {
 		SignBinding(b []byte) ([]byte, error)
@@ -52,7 +52,7 @@ type Expect struct {
 	Posture  attest.PostureExpect
 	Trust    *endorse.Snapshot
 	LogKey   ed25519.PublicKey // of the coordinator; required for a client
-	NoNodes  string            // server only: why no node is admitted, in words; empty: those that are appraised well are
+	NoNodes  error             // server only: why no node is admitted; nil: those that are appraised well are
 }
 
 func (c *Config) fill() error {

@@ -9,8 +9,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +167,7 @@ func TestNoNodes(t *testing.T) {
 	c := f.config(t, attest.RoleCoordinator)
 	c.Peer = func([32]byte) (Expect, error) {
 		e := f.expect(attest.RoleNode)
-		e.NoNodes = "a study that is approved"
+		e.NoNodes = errors.New("a study that is approved")
 		return e, nil
 	}
 	n, srv := meet(t, client(t, f.config(t, attest.RoleNode)), server(t, c))
@@ -176,6 +178,41 @@ func TestNoNodes(t *testing.T) {
 	c.Person = f.config(t, attest.RoleCoordinator).Person
 	if p, srv := meet(t, client(t, lead), server(t, c)); p.err != nil || srv.err != nil {
 		t.Errorf("person: %v; coordinator: %v", p.err, srv.err)
+	}
+}
+
+// TestReferenceExpired: reference values that have ended are a reason of their own, at the end that asks for them before
+// anything is sent, and at the other as a code: which manifest it was, and when it ended, is for the log.
+func TestReferenceExpired(t *testing.T) {
+	expired := attest.Reason{Code: attest.CodeReferenceExpired, Path: "reference", Got: `manifest "nodes", whose serial 3 ended at 2026-01-01T00:00:00Z`, Want: "another"}
+	why := fmt.Errorf("taking reference values: %w", expired)
+	f := newFederation(t)
+	c := f.config(t, attest.RoleCoordinator)
+	c.Peer = func([32]byte) (Expect, error) {
+		e := f.expect(attest.RoleNode)
+		e.NoNodes = why
+		return e, nil
+	}
+	n, srv := meet(t, client(t, f.config(t, attest.RoleNode)), server(t, c))
+	var at, heard *Refused
+	if !errors.As(srv.err, &at) || !errors.As(n.err, &heard) {
+		t.Fatal(srv.err, n.err)
+	}
+	if got := []attest.Reason{expired}; !slices.Equal(at.Reasons, got) {
+		t.Errorf("the coordinator's reasons are %v, want %v", at.Reasons, got)
+	}
+	if told := []attest.Reason{{Code: "reference.expired", Path: "reference"}}; !slices.Equal(heard.Reasons, told) {
+		t.Errorf("the node was told %+v, want %+v", heard.Reasons, told)
+	}
+
+	own := f.config(t, attest.RoleNode)
+	own.Peer = func([32]byte) (Expect, error) { return Expect{}, why }
+	n, srv = meet(t, client(t, own), server(t, f.config(t, attest.RoleCoordinator)))
+	if !errors.As(n.err, &at) || at.By != attest.RoleNode || !slices.Equal(at.Reasons, []attest.Reason{expired}) {
+		t.Errorf("the node's reasons are %v, want %v", n.err, expired)
+	}
+	if errors.As(srv.err, &at); srv.err == nil || strings.Contains(srv.err.Error(), "reference") {
+		t.Errorf("the coordinator was told %v", srv.err)
 	}
 }
 

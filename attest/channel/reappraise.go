@@ -3,6 +3,7 @@ package channel
 import (
 	"crypto/ed25519"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime"
@@ -132,13 +133,22 @@ func (c *Config) expect(study [32]byte, peer attest.Role) (Expect, []attest.Reas
 	expect, err := c.Peer(study)
 	switch {
 	case err != nil:
-		return Expect{}, []attest.Reason{{Code: CodeStudyUnknown, Path: "study", Got: signed.DigestText(study), Want: err.Error()}}
-	case peer == attest.RoleNode && expect.NoNodes != "":
-		return Expect{}, []attest.Reason{{Code: CodeNoNodes, Path: "role", Got: string(peer), Want: expect.NoNodes}}
+		return Expect{}, because(err, attest.Reason{Code: CodeStudyUnknown, Path: "study", Got: signed.DigestText(study)})
+	case peer == attest.RoleNode && expect.NoNodes != nil:
+		return Expect{}, because(expect.NoNodes, attest.Reason{Code: CodeNoNodes, Path: "role", Got: string(peer)})
 	case peer == attest.RoleCoordinator && len(expect.LogKey) != ed25519.PublicKeySize:
 		return Expect{}, []attest.Reason{{Code: CodeLogKey, Path: "log_key", Got: fmt.Sprintf("%d bytes", len(expect.LogKey)), Want: "the pinned log key"}}
 	}
 	return expect, nil
+}
+
+// because is the reason that an error holds, or else the one given, with the error's words.
+func because(err error, r attest.Reason) []attest.Reason {
+	if own, ok := errors.AsType[attest.Reason](err); ok {
+		return []attest.Reason{own}
+	}
+	r.Want = err.Error()
+	return []attest.Reason{r}
 }
 
 // listed finds the person whose key a leaf proves.

@@ -279,7 +279,7 @@ func TestWhatReappraiseAsks(t *testing.T) {
 	}{
 		{"nothing", attest.RoleCoordinator, func(*Expect) error { return nil }, nil},
 		{"the study is gone", attest.RoleCoordinator, func(*Expect) error { return errors.New("no such study") }, []string{CodeStudyUnknown}},
-		{"no more nodes", attest.RoleCoordinator, func(e *Expect) error { e.NoNodes = "nobody"; return nil }, []string{CodeNoNodes}},
+		{"no more nodes", attest.RoleCoordinator, func(e *Expect) error { e.NoNodes = errors.New("nobody"); return nil }, []string{CodeNoNodes}},
 		{
 			"no policy", attest.RoleCoordinator, func(e *Expect) error { e.Policies = nil; return nil },
 			[]string{attest.CodeConfig, attest.CodeFormatUnlisted},

@@ -2,6 +2,7 @@ package reference
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -233,6 +234,43 @@ func TestVersionsOverlap(t *testing.T) {
 	same := manifest("heart", "1", "1", spring, autumn)
 	if _, err := NewShelf(map[string][]byte{"a.json": sign(t, one, k...), "b.json": sign(t, same, k...)}, by); err == nil {
 		t.Error("two manifests of one serial")
+	}
+}
+
+// TestNoneHolds: why no version holds, as a reason with the manifest's name, its end, and what is to be done.
+func TestNoneHolds(t *testing.T) {
+	k, by := keys(2)
+	one, two := manifest("heart", "1", "1", spring, summer), manifest("heart", "2", "1", autumn, "2026-12-01T00:00:00Z")
+	ends := manifest("heart", "3", "2", "2026-07-01T00:00:00Z", autumn)
+	for _, tc := range []struct {
+		name     string
+		files    [][]byte
+		at       string
+		of       string
+		code     string
+		got, has string
+	}{
+		{"nothing is here", nil, spring, "heart", "reference.missing", `no manifest "heart" for role node`, "signed by the amenders"},
+		{"another name", [][]byte{one}, spring, "lung", "reference.missing", `no manifest "lung" for role node`, "signed by the amenders"},
+		{"all begin later", [][]byte{one, two}, "2026-02-01T00:00:00Z", "heart", "reference.time", `manifest "heart" at 2026-02-01T00:00:00Z`, "serial 1, which holds from 2026-03-01T00:00:00Z"},
+		{"the only one has ended", [][]byte{one}, summer, "heart", "reference.expired", `manifest "heart", whose serial 1 ended at 2026-06-01T00:00:00Z`, "consilium attest manifest sign"},
+		{"between two", [][]byte{two, one}, summer, "heart", "reference.expired", `manifest "heart", whose serial 1 ended at 2026-06-01T00:00:00Z`, "serial 2, which holds from 2026-09-01T00:00:00Z"},
+		{"an older one was withdrawn", [][]byte{one, ends}, spring, "heart", "reference.time", `manifest "heart" at 2026-03-01T00:00:00Z`, "serial 3, which holds from 2026-07-01T00:00:00Z"},
+		{"the last of two", [][]byte{one, two}, "2026-12-01T00:00:00Z", "heart", "reference.expired", `manifest "heart", whose serial 2 ended at 2026-12-01T00:00:00Z`, "consilium attest manifest sign"},
+	} {
+		files := map[string][]byte{}
+		for i, p := range tc.files {
+			files[string(rune('a'+i))+".json"] = sign(t, p, k...)
+		}
+		s, err := NewShelf(files, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Policies(tc.of, attest.RoleNode, at(tc.at))
+		r, ok := errors.AsType[attest.Reason](err)
+		if !ok || r.Code != tc.code || r.Path != "reference" || r.Got != tc.got || !strings.Contains(r.Want, tc.has) {
+			t.Errorf("%s: got %+v in %v, want %s: got %s, want %s", tc.name, r, err, tc.code, tc.got, tc.has)
+		}
 	}
 }
 

@@ -105,26 +105,55 @@ func (s *Shelf) Since(seen map[string]uint64) error {
 	return nil
 }
 
-// Policies are those of a name and role that hold at a moment, the newest version first. None is an error.
+// Policies are those of a name and role that hold at a moment, the newest version first. None is an error that holds an
+// [attest.Reason].
 func (s *Shelf) Policies(name string, role attest.Role, at time.Time) ([]attest.Policy, error) {
-	var all []Manifest
+	var counting []Manifest
 	if s != nil {
-		all = s.manifests[name]
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("taking reference values: no manifest %q is here", name)
+		for _, m := range s.manifests[name] {
+			if m.Serial >= s.manifests[name][0].Least && m.Policy.Role == role {
+				counting = append(counting, m)
+			}
+		}
 	}
 	var out []attest.Policy
-	for _, m := range all {
-		if m.Serial >= all[0].Least && !at.Before(m.From) && at.Before(m.Until) && m.Policy.Role == role {
+	for _, m := range counting {
+		if !at.Before(m.From) && at.Before(m.Until) {
 			out = append(out, m.Policy)
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("taking reference values: of %d versions of %q none holds for role %s at %s; the newest is serial %d, from %s until %s",
-			len(all), name, role, at.UTC().Format(time.RFC3339), all[0].Serial, all[0].From.Format(time.RFC3339), all[0].Until.Format(time.RFC3339))
+		return nil, fmt.Errorf("taking reference values: %w", noneHolds(counting, name, role, at))
 	}
 	return out, nil
+}
+
+// noneHolds says why. A refused peer is told code and path, so neither has a name or a date.
+func noneHolds(versions []Manifest, name string, role attest.Role, at time.Time) attest.Reason {
+	var ended, begins *Manifest // the one that ended last, and that begins first
+	for i := range versions {
+		switch m := &versions[i]; {
+		case at.Before(m.From) && (begins == nil || m.From.Before(begins.From)):
+			begins = m
+		case !at.Before(m.Until) && (ended == nil || m.Until.After(ended.Until)):
+			ended = m
+		}
+	}
+	r := attest.Reason{
+		Code: attest.CodeReferenceMissing, Path: "reference", Got: fmt.Sprintf("no manifest %q for role %s", name, role),
+		Want: "its newest serial, signed by the amenders, in the folder of references",
+	}
+	if ended != nil {
+		r.Code, r.Got = attest.CodeReferenceExpired, fmt.Sprintf("manifest %q, whose serial %d ended at %s", name, ended.Serial, ended.Until.Format(time.RFC3339))
+		r.Want = fmt.Sprintf("a serial that holds at %s: the amenders sign it with `consilium attest manifest sign`, and it goes into the folder of references", at.UTC().Format(time.RFC3339))
+	}
+	if begins != nil {
+		if ended == nil {
+			r.Code, r.Got = attest.CodeReferenceTime, fmt.Sprintf("manifest %q at %s", name, at.UTC().Format(time.RFC3339))
+		}
+		r.Want = fmt.Sprintf("to wait for serial %d, which holds from %s, or a serial that holds before", begins.Serial, begins.From.Format(time.RFC3339))
+	}
+	return r
 }
 
 // Versions are all those of a name and role whose span a moment lies in, the newest first: those too that a later version
