@@ -63,6 +63,14 @@ func newAuthority(base *endorse.Snapshot, now time.Time) *authority {
 	return a
 }
 
+// learn has what was admitted stand between an anchor and what comes later: the certificate of a chip comes alone, and its
+// issuer from another source. An anchor is none of it.
+func (a *authority) learn(item *admitted) {
+	for _, c := range item.others {
+		a.others.AddCert(c)
+	}
+}
+
 func documents(x *endorse.Index) []endorse.SignedJSON {
 	return slices.Concat(x.TCBInfos, x.QEIdentities)
 }
@@ -139,7 +147,7 @@ func isChip(c *x509.Certificate) bool {
 	return !c.IsCA && slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidChip) })
 }
 
-// chain demands a way from a certificate to an anchor, over certificates of the answer or the steward's.
+// chain demands a way from a certificate to an anchor, over certificates of the answer, of another or the steward's.
 func (a *authority) chain(c *x509.Certificate, x *endorse.Index, now time.Time) error {
 	between := a.others.Clone()
 	for _, i := range x.Certificates {

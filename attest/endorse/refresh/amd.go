@@ -81,7 +81,7 @@ func (k *KDS) VCEK(line string, chipID []byte, tcb attest.SNPTCB) (Source, error
 	levels += fmt.Sprintf("blSPL=%02d&teeSPL=%02d&snpSPL=%02d&ucodeSPL=%02d", tcb.Bootloader, tcb.TEE, tcb.SNP, tcb.Ucode)
 	path := fmt.Sprintf("/vcek/v1/%s/%x?%s", line, chipID, levels)
 	id := sha256.Sum256([]byte(path))
-	return k.source(fmt.Sprintf("amd-vcek-%s-%x", line, id[:16]), path, func(x *endorse.Index) error {
+	return k.source(fmt.Sprintf(chipPrefix+"%s-%x", line, id[:16]), path, func(x *endorse.Index) error {
 		if len(x.Certificates) != 1 {
 			return fmt.Errorf("%d certificates, want that of the chip", len(x.Certificates))
 		}

@@ -62,7 +62,7 @@ func (c *cache) load() (records []record, m marks, broken map[string]error, err 
 	if m, err = c.marks(); err != nil {
 		return nil, nil, nil, err
 	}
-	names, err := c.folder.Names()
+	names, err := durable.Names(c.dir)
 	if err != nil {
 		return nil, nil, nil, err
 	}

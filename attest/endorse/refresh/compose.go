@@ -22,15 +22,12 @@ func (r *Refresher) rebase(base *endorse.Snapshot) error {
 	r.base, r.authority = base, newAuthority(base, now)
 	m := maps.Clone(r.newest)
 	m.raiseAll(r.authority.marks)
+	r.readmit(now)
 	for _, e := range r.entries {
-		if e.record.Source == "" {
-			continue
-		}
-		if e.item, e.err = r.readmit(e, now); e.err == nil {
-			m.raiseAll(e.item.marks)
-		}
 		switch {
+		case e.record.Source == "":
 		case e.err == nil:
+			m.raiseAll(e.item.marks)
 			e.due = r.again(e, e.record.fetched())
 		case e.source != nil:
 			e.due = now
@@ -45,8 +42,25 @@ func (r *Refresher) rebase(base *endorse.Snapshot) error {
 	return err
 }
 
-// readmit checks a record as of the time at which it was fetched: how old it is the policy judges.
-func (r *Refresher) readmit(e *entry, now time.Time) (*admitted, error) {
+// readmit checks all records. Those that fail are checked again, since a certificate may have come before its issuer's.
+func (r *Refresher) readmit(now time.Time) {
+	for _, e := range r.entries {
+		e.item = nil
+	}
+	for range 2 {
+		for _, e := range r.entries {
+			if e.record.Source == "" || e.item != nil {
+				continue
+			}
+			if e.item, e.err = r.judge(e, now); e.err == nil {
+				r.authority.learn(e.item)
+			}
+		}
+	}
+}
+
+// judge checks a record as of the time at which it was fetched: how old it is the policy judges.
+func (r *Refresher) judge(e *entry, now time.Time) (*admitted, error) {
 	at := e.record.fetched()
 	if at.After(now) {
 		return nil, fmt.Errorf("it was fetched at %s, and now is %s", at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))

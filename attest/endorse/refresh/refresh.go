@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -195,23 +196,56 @@ type Status struct {
 	Err      error     // the last of them
 }
 
+// Stale reports whether what the source gave has ended.
+func (s Status) Stale(now time.Time) bool { return !s.Until.IsZero() && !now.Before(s.Until) }
+
 // Status tells of the steward's part, under the name "base", and of each source, in the order of their names.
 func (r *Refresher) Status() []Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := []Status{{Name: "base", Err: errors.Join(r.baseErr, r.buildErr)}}
 	for _, name := range slices.Sorted(maps.Keys(r.entries)) {
-		e := r.entries[name]
-		s := Status{Name: name, Next: e.due, Failures: e.failures, Err: e.err}
-		if e.record.Source != "" {
-			s.Fetched = e.record.fetched()
-		}
-		if e.item != nil {
-			s.Issued, s.Until = e.item.this, e.item.next
-		}
-		out = append(out, s)
+		out = append(out, r.entries[name].status())
 	}
 	return out
+}
+
+func (e *entry) status() Status {
+	s := Status{Name: e.name, Next: e.due, Failures: e.failures, Err: e.err}
+	if e.record.Source != "" {
+		s.Fetched = e.record.fetched()
+	}
+	if e.item != nil {
+		s.Issued, s.Until = e.item.this, e.item.next
+	}
+	return s
+}
+
+// Cached tells of what a cache holds, by a steward's part, without taking it from the process that works with it: nothing
+// is written, and nobody asked. A cache that is not there holds nothing.
+func Cached(dir string, base *endorse.Snapshot, now time.Time) ([]Status, error) {
+	r := &Refresher{config: Config{Now: func() time.Time { return now }}, authority: newAuthority(base, now)}
+	records, m, broken, err := (&cache{dir: dir}).load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading endorsements: %w", err)
+	}
+	r.newest = m
+	var out []Status
+	for _, name := range slices.Sorted(maps.Keys(broken)) {
+		out = append(out, Status{Name: name, Err: broken[name]})
+	}
+	r.entries = map[string]*entry{}
+	for _, rec := range records {
+		r.entries[rec.Source] = &entry{name: rec.Source, record: rec}
+	}
+	r.readmit(now)
+	for _, name := range slices.Sorted(maps.Keys(r.entries)) {
+		out = append(out, r.entries[name].status())
+	}
+	return out, nil
 }
 
 // Run fetches what is due until ctx ends, and returns when its last fetch has.
@@ -346,6 +380,7 @@ func (r *Refresher) take(e *entry, parts [][]byte, now time.Time) error {
 		}
 	}
 	r.newest, e.record, e.item = m, rec, item
+	r.authority.learn(item)
 	return r.evict()
 }
 
@@ -457,6 +492,12 @@ func (r *Refresher) Want(ctx context.Context, s Source) error {
 		return fmt.Errorf("fetching %s: %w", s.Name(), e.err)
 	}
 	return nil
+}
+
+// Ask adds a source as Want does, and does not wait.
+func (r *Refresher) Ask(s Source) error {
+	_, err := r.want(s)
+	return err
 }
 
 // holds reports whether there is something whose end has not come.

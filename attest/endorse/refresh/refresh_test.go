@@ -1119,3 +1119,49 @@ func TestConfig(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestIssuerOfItsOwn: with the root alone installed, a chip's certificate is taken once its issuer has come from another
+// source, and is still there when the cache is read again; a stranger's issuer is none.
+func TestIssuerOfItsOwn(t *testing.T) {
+	v := fake()
+	dir := t.TempDir()
+	base := snapshotOf(t, map[string][]byte{"ark.pem": v.ark.pem()})
+	synctest.Test(t, func(t *testing.T) {
+		now := clock()
+		chain := &fakeSource{name: "z-chain", now: now, answer: parts(v.ask.pem(), v.ark.pem())} // read after the chip's
+		chip := &fakeSource{name: "a-chip", now: now, answer: parts(v.vcek(7, genoaTCB))}
+		other := issue("SEV-Genoa", nil, true)
+		stranger := &fakeSource{name: "stranger", now: now, answer: parts(issue("SEV-VCEK", &other, false).Raw)}
+		l := newLab(t, now, dir, base.Files())
+		defer l.stop()
+		if err := l.Want(t.Context(), chip); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+			t.Errorf("before its issuer: %v", err)
+		}
+		if err := l.Want(t.Context(), chain); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if err := l.Want(t.Context(), chip); err != nil {
+			t.Errorf("after its issuer: %v", err)
+		}
+		if err := l.Want(t.Context(), stranger); err == nil {
+			t.Error("a stranger's was taken")
+		}
+		if err := l.Ask(chip); err != nil || len(chip.times()) != 2 {
+			t.Errorf("what is held was asked for: %v, %d times", err, len(chip.times()))
+		}
+	})
+	for range 10 { // whichever is read first
+		all, err := Cached(dir, base, start.Add(time.Hour))
+		if err != nil || len(all) != 2 || all[0].Err != nil || all[1].Err != nil || all[0].Name != "a-chip" {
+			t.Fatalf("%+v, %v", all, err)
+		}
+	}
+	all, err := Cached(dir, snapshotOf(t, nil), start.Add(time.Hour))
+	if err != nil || len(all) != 2 || all[0].Err == nil {
+		t.Errorf("without the root: %+v, %v", all, err)
+	}
+	if all, err := Cached(filepath.Join(dir, "none"), base, start); err != nil || all != nil {
+		t.Errorf("no cache: %+v, %v", all, err)
+	}
+}

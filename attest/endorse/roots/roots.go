@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/consilium-fl/consilium/attest/endorse"
 )
@@ -49,15 +50,23 @@ const (
 	GoogleConfidentialSpace = "148b293821bb0c6a317f413c8ba475814091cb22d49b9e3c94198db8e8f86c39"
 )
 
+// Whose roots they are, in words.
+const (
+	AMD               = "AMD"
+	Intel             = "Intel"
+	GoogleTPM         = "Google's vTPMs"
+	ConfidentialSpace = "Confidential Space"
+)
+
 // anchors are the pinned roots by the common name of their subject.
-var anchors = map[string]string{
-	"ARK-Milan":         AMDMilanARK,
-	"ARK-Genoa":         AMDGenoaARK,
-	"ARK-Turin":         AMDTurinARK,
-	"Intel SGX Root CA": IntelSGX,
-	"EK/AK CA Root":     GoogleEKAK,
-	"tpm_ek_v1_cloud_host_root-signer-0-2018-04-06T10:58:26-07:00 K:1, 1:Pw003HsFYO4:0:18": GoogleTPMEK,
-	"Confidential Space Root CA": GoogleConfidentialSpace,
+var anchors = map[string]struct{ whose, fingerprint string }{
+	"ARK-Milan":         {AMD, AMDMilanARK},
+	"ARK-Genoa":         {AMD, AMDGenoaARK},
+	"ARK-Turin":         {AMD, AMDTurinARK},
+	"Intel SGX Root CA": {Intel, IntelSGX},
+	"EK/AK CA Root":     {GoogleTPM, GoogleEKAK},
+	"tpm_ek_v1_cloud_host_root-signer-0-2018-04-06T10:58:26-07:00 K:1, 1:Pw003HsFYO4:0:18": {GoogleTPM, GoogleTPMEK},
+	"Confidential Space Root CA": {ConfidentialSpace, GoogleConfidentialSpace},
 }
 
 //go:embed *.pem
@@ -95,7 +104,13 @@ func Fingerprint(c *x509.Certificate) string {
 
 // Pinned reports whether a certificate is one of the vendors' roots.
 func Pinned(c *x509.Certificate) bool {
-	return anchors[c.Subject.CommonName] == Fingerprint(c)
+	return anchors[c.Subject.CommonName].fingerprint == Fingerprint(c)
+}
+
+// Has reports whether an anchor bears the name of one of the roots of AMD, Intel, GoogleTPM or ConfidentialSpace. That it
+// is that root, Check says.
+func Has(x *endorse.Index, whose string) bool {
+	return slices.ContainsFunc(x.Anchors(), func(c *x509.Certificate) bool { return anchors[c.Subject.CommonName].whose == whose })
 }
 
 // Check refuses anchors that bear the name of a vendor's root and are not it. A root of any other name is the
@@ -103,7 +118,7 @@ func Pinned(c *x509.Certificate) bool {
 func Check(x *endorse.Index) error {
 	var errs []error
 	for _, c := range x.Anchors() {
-		if want := anchors[c.Subject.CommonName]; want != "" && want != Fingerprint(c) {
+		if want := anchors[c.Subject.CommonName].fingerprint; want != "" && want != Fingerprint(c) {
 			errs = append(errs, fmt.Errorf("checking anchors: %q has fingerprint %s, want %s", c.Subject.CommonName, Fingerprint(c), want))
 		}
 	}

@@ -54,6 +54,11 @@ func TestFingerprints(t *testing.T) {
 	if err := Check(x); err != nil {
 		t.Error(err)
 	}
+	for whose, want := range map[string]bool{AMD: true, Intel: true, GoogleTPM: true, ConfidentialSpace: false, "": false} {
+		if got := Has(x, whose); got != want {
+			t.Errorf("a root of %q: %t", whose, got)
+		}
+	}
 }
 
 // TestEachHasItsRoot: no certificate is here that no root here signed.
@@ -165,7 +170,7 @@ func TestImpostors(t *testing.T) {
 	}
 	for cn := range anchors {
 		files["false"] = named(cn)
-		if err := check(); err == nil || !strings.Contains(err.Error(), anchors[cn]) {
+		if err := check(); err == nil || !strings.Contains(err.Error(), anchors[cn].fingerprint) {
 			t.Errorf("a false %s: %v", cn, err)
 		}
 	}

@@ -69,15 +69,15 @@ func (f *Folder) sweep() error {
 // Close lets others in. The lock file stays: removing it would let two in.
 func (f *Folder) Close() error { return f.lock.Close() }
 
-// Names are the files that are there.
-func (f *Folder) Names() ([]string, error) {
-	entries, err := os.ReadDir(f.dir)
+// Names are the files that are there; it needs no Folder.
+func Names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, e := range entries {
-		if e.Name() != lockName && e.Type().IsRegular() {
+		if e.Name() != lockName && !strings.HasPrefix(e.Name(), temporary) && e.Type().IsRegular() {
 			out = append(out, e.Name())
 		}
 	}

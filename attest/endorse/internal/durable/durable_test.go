@@ -44,7 +44,7 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if names, err := f.Names(); err != nil || !slices.Equal(names, []string{"a"}) {
+	if names, err := Names(dir); err != nil || !slices.Equal(names, []string{"a"}) {
 		t.Errorf("names %q, %v", names, err)
 	}
 	if err := f.Remove("a"); err != nil {
@@ -69,7 +69,7 @@ func TestWriteFails(t *testing.T) {
 	if err := f.Write("a", []byte("x")); err == nil {
 		t.Error("a folder was replaced")
 	}
-	if names, err := f.Names(); err != nil || len(names) != 0 {
+	if names, err := Names(dir); err != nil || len(names) != 0 {
 		t.Errorf("left behind %q, %v", names, err)
 	}
 }
