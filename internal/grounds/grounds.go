@@ -19,6 +19,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/endorse/bundle"
+	"github.com/consilium-fl/consilium/attest/endorse/roots"
 	"github.com/consilium-fl/consilium/attest/reference"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -119,6 +120,8 @@ type Config struct {
 	Role       attest.Role
 	Bundle     Bundle
 	Seen       string // file that remembers the highest serials of manifests
+	// OwnRoots takes anchors that bear the name of a vendor's root and are not it: whoever has their keys makes evidence.
+	OwnRoots bool
 }
 
 // Bundle is a signed trust bundle that was imported, whose files stand beside those of Config.Trust; none where Dir is empty.
@@ -152,15 +155,25 @@ func Amenders(c *study.Consortium) reference.Amenders {
 	return reference.Amenders{Consortium: c.Name, Keys: c.Amenders(), Need: c.Amend}
 }
 
+// Fetched is what vendors gave, beside the trust of the files: attest/endorse/refresh.
+type Fetched interface {
+	Snapshot() *endorse.Snapshot // of both
+	Changed() <-chan struct{}    // closed when another snapshot can turn a verdict
+	Reload()                     // takes the files' part again, from Holder.Base
+}
+
 // Holder reads the files and holds the newest value that they made.
 type Holder struct {
 	config Config
 	by     reference.Amenders
 
 	mu      sync.Mutex
+	base    *endorse.Snapshot // of the files
+	fetched Fetched           // nil: nothing is
 	now     *Grounds
 	fixed   bool
-	digest  [32]byte
+	digest  [32]byte      // of what the files made
+	turn    uint64        // how often changed was closed
 	changed chan struct{} // closed when now is replaced
 }
 
@@ -172,12 +185,36 @@ func Open(c Config, by reference.Amenders) (*Holder, error) {
 }
 
 // Fixed holds a value that does not change.
-func Fixed(g *Grounds) *Holder { return &Holder{now: g, fixed: true, changed: make(chan struct{})} }
+func Fixed(g *Grounds) *Holder {
+	return &Holder{base: g.Trust, now: g, fixed: true, changed: make(chan struct{})}
+}
 
-// Current is the newest value, and a channel that is closed when there is another.
+// Base is the trust that the files make, without what was fetched.
+func (h *Holder) Base() *endorse.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.base
+}
+
+// Add has what is fetched stand beside the files from now on. It is called before Watch and Heed.
+func (h *Holder) Add(f Fetched) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fetched = f
+}
+
+// Current is the newest value, and a channel that is closed when there is another that may turn a verdict: a further
+// chip's certificate is in the next value without it.
 func (h *Holder) Current() (*Grounds, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.fetched != nil {
+		if s := h.fetched.Snapshot(); s != h.now.Trust {
+			g := *h.now
+			g.Trust = s
+			h.now = &g
+		}
+	}
 	return h.now, h.changed
 }
 
@@ -196,14 +233,31 @@ func (h *Holder) Reload() (changed bool, err error) {
 		return false, err
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.now != nil && h.digest == digest {
+	same := !first && h.digest == digest
+	h.base = g.Trust
+	f := h.fetched
+	h.mu.Unlock()
+	if same {
 		return false, err
 	}
+	if f != nil {
+		f.Reload() // which asks for the base
+		g.Trust = f.Snapshot()
+	}
+	h.mu.Lock()
 	h.now, h.digest = g, digest
+	h.mu.Unlock()
+	h.tell()
+	return true, err
+}
+
+// tell has everybody ask for the current value again.
+func (h *Holder) tell() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.turn++
 	close(h.changed)
 	h.changed = make(chan struct{})
-	return true, err
 }
 
 // Watch reads the files again every so often, and when asked, until ctx ends, and logs what came of it where it is news.
@@ -211,10 +265,20 @@ func (h *Holder) Watch(ctx context.Context, every time.Duration, asked <-chan os
 	t := time.NewTicker(every)
 	defer t.Stop()
 	said := ""
+	var fetched <-chan struct{} // never, where nothing is
+	if h.fetched != nil {
+		fetched = h.fetched.Changed()
+		h.tell() // of what came before
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-fetched:
+			fetched = h.fetched.Changed() // before anybody asks for the value, so that no change is missed
+			h.tell()
+			log.Info("trust has changed by what was fetched")
+			continue
 		case <-t.C:
 		case <-asked:
 			said = ""
@@ -260,7 +324,9 @@ const heedEvery = time.Minute
 // standing tells one moment's trust and policies from another's.
 func (h *Holder) standing(c *study.Consortium, role attest.Role, at time.Time) string {
 	g, _ := h.Current()
-	text := fmt.Sprintf("%x", g.Trust.Digest())
+	h.mu.Lock()
+	text := fmt.Sprint(h.turn)
+	h.mu.Unlock()
 	ps, err := g.Policies(c, role, false, at)
 	if err != nil {
 		return text
@@ -271,9 +337,53 @@ func (h *Holder) standing(c *study.Consortium, role attest.Role, at time.Time) s
 	return text
 }
 
+// needed are the vendors' roots by which evidence of a format is verified. A simulation's is the steward's own, and of
+// who signs OIDC tokens there are keys alone.
+var needed = map[attest.Format]string{
+	attest.FormatSNP: roots.AMD, attest.FormatAzureSNP: roots.AMD, attest.FormatTDX: roots.Intel, attest.FormatAzureTDX: roots.Intel,
+	attest.FormatVTPM: roots.GoogleTPM, attest.FormatCSPKI: roots.ConfidentialSpace,
+}
+
+// ErrNoRoot says that a vendor's root is not among the anchors.
+var ErrNoRoot = errors.New("no root of the vendor is in the trust folder")
+
+// Rooted names each format that a consortium takes from a role, and whose vendor's root is not there: evidence of it is
+// refused. It is an error only where that holds for all of them, so that nobody could be admitted: a hospital may leave a
+// vendor out.
+func (h *Holder) Rooted(c *study.Consortium, role attest.Role, at time.Time) (without []attest.Format, err error) {
+	g, _ := h.Current()
+	ps, err := g.Policies(c, role, false, at)
+	if err != nil {
+		return nil, nil // it is said elsewhere, and mended without a restart
+	}
+	with := false
+	for _, p := range ps {
+		for _, f := range p.Accept {
+			if whose := needed[f]; whose == "" || roots.Has(g.Trust.Index(), whose) {
+				with = true
+			} else if !slices.Contains(without, f) {
+				without = append(without, f)
+			}
+		}
+	}
+	if with || len(without) == 0 {
+		return without, nil
+	}
+	return without, fmt.Errorf("checking %s: %w of %q, all that the consortium takes from a %s: %s", h.config.Trust, ErrNoRoot, without, role, RootsFrom)
+}
+
+// RootsFrom is the next step after ErrNoRoot.
+const RootsFrom = "put the root there (https://kdsintf.amd.com/vcek/v1/Genoa/cert_chain; " +
+	"https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem), or name a bundle: `consilium attest bundle fetch` signs one that has them"
+
 // trust is the folder with the bundle. Where that has expired it is the folder alone, beside the error.
 func (h *Holder) trust() (*endorse.Snapshot, error) {
 	s, err := endorse.Load(h.config.Trust)
+	if err == nil && !h.config.OwnRoots {
+		if err = roots.Check(s.Index()); err != nil {
+			err = fmt.Errorf("%w: put the vendor's there; own_roots: true in the configuration takes one of your own", err)
+		}
+	}
 	if err != nil || h.config.Bundle.Dir == "" {
 		return s, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -17,7 +18,9 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/endorse/bundle"
+	"github.com/consilium-fl/consilium/attest/endorse/roots"
 	"github.com/consilium-fl/consilium/attest/reference"
+	"github.com/consilium-fl/consilium/attest/testtee/amd"
 	"github.com/consilium-fl/consilium/internal/study"
 )
 
@@ -276,5 +279,192 @@ func TestBundle(t *testing.T) {
 	put(t, filepath.Join(files.Trust, "b.pem"), []byte("another"))
 	if _, err := h.Reload(); err == nil || !strings.Contains(err.Error(), `two files are named "b.pem" and differ`) {
 		t.Errorf("one name, two files: %v", err)
+	}
+}
+
+// TestOwnRoots: a root that bears a vendor's name is the vendor's, unless the configuration says otherwise in so many
+// words.
+func TestOwnRoots(t *testing.T) {
+	c, _ := consortium(study.Accept{})
+	false1 := amd.PEM(amd.Shared().ARK(amd.Genoa))
+	files := folders(t)
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(files.Trust, "ark.pem"), false1)
+	if _, err := h.Reload(); err == nil || !strings.Contains(err.Error(), roots.AMDGenoaARK) || !strings.Contains(err.Error(), "own_roots: true") {
+		t.Errorf("a false root, later: %v", err)
+	}
+	if g, _ := h.Current(); len(g.Trust.Files()) != 0 {
+		t.Error("a false root is in force")
+	}
+	if _, err := Open(files, Amenders(c)); err == nil {
+		t.Error("a false root was taken")
+	}
+	files.OwnRoots = true
+	if _, err := Open(files, Amenders(c)); err != nil {
+		t.Error(err)
+	}
+	for name, b := range roots.Files() {
+		put(t, filepath.Join(files.Trust, name), b)
+	}
+	if err := os.Remove(filepath.Join(files.Trust, "ark.pem")); err != nil {
+		t.Fatal(err)
+	}
+	files.OwnRoots = false
+	if _, err := Open(files, Amenders(c)); err != nil {
+		t.Errorf("the vendors': %v", err)
+	}
+}
+
+// TestRooted: a hospital may leave a vendor out, and not all that are accepted.
+func TestRooted(t *testing.T) {
+	for _, x := range []struct {
+		formats []string
+		roots   []string // files
+		without string
+		bad     bool
+	}{
+		{[]string{"sim/1"}, nil, "[]", false},
+		{[]string{"gcp-cs-oidc/1"}, nil, "[]", false},
+		{[]string{"snp/1"}, nil, "[snp/1]", true},
+		{[]string{"azure-snp/1", "azure-tdx/1"}, nil, "[azure-snp/1 azure-tdx/1]", true},
+		{[]string{"snp/1"}, []string{"amd-turin.pem"}, "[]", false},
+		{[]string{"snp/1", "tdx/1"}, []string{"intel-sgx.pem"}, "[snp/1]", false},
+		{[]string{"tdx/1"}, []string{"amd-milan.pem"}, "[tdx/1]", true},
+		{[]string{"vtpm-gce/1"}, []string{"google-ek-ak.pem"}, "[]", false},
+		{[]string{"gcp-cs-pki/1"}, []string{"google-ek-ak.pem"}, "[gcp-cs-pki/1]", true},
+		{nil, nil, "[]", false},
+	} {
+		c, _ := consortium(study.Accept{Formats: x.formats})
+		files := folders(t)
+		for _, name := range x.roots {
+			put(t, filepath.Join(files.Trust, name), roots.Files()[name])
+		}
+		h, err := Open(files, Amenders(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		without, err := h.Rooted(c, attest.RoleNode, noon)
+		if fmt.Sprint(without) != x.without || (err != nil) != x.bad || err != nil && (!errors.Is(err, ErrNoRoot) || !strings.Contains(err.Error(), files.Trust) || !strings.Contains(err.Error(), "cert_chain")) {
+			t.Errorf("%q with %q: %v, %v", x.formats, x.roots, without, err)
+		}
+	}
+	c, _ := consortium(study.Accept{Reference: "nodes"}) // of which no manifest is there
+	h, err := Open(folders(t), Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if without, err := h.Rooted(c, attest.RoleNode, noon); without != nil || err != nil {
+		t.Errorf("no policy yet: %v, %v", without, err)
+	}
+}
+
+// fetched is what a test says was fetched beside the base.
+type fetched struct {
+	h *Holder
+
+	mu      sync.Mutex
+	base    *endorse.Snapshot
+	more    map[string][]byte
+	now     *endorse.Snapshot
+	changed chan struct{}
+}
+
+func (f *fetched) Snapshot() *endorse.Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+func (f *fetched) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+func (f *fetched) Reload() {
+	base := f.h.Base()
+	f.mu.Lock()
+	f.base = base
+	f.mu.Unlock()
+	f.give("", nil, false)
+}
+
+func (f *fetched) give(name string, b []byte, turns bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if name != "" {
+		f.more[name] = b
+	}
+	s, err := endorse.New(f.more)
+	if err == nil {
+		f.now, err = endorse.Union(f.base, s)
+	}
+	if err != nil {
+		panic(err)
+	}
+	if turns {
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+}
+
+// TestFetched: what was fetched stands beside the files, whichever changes.
+func TestFetched(t *testing.T) {
+	c, _ := consortium(study.Accept{})
+	files := folders(t)
+	put(t, filepath.Join(files.Trust, "a.pem"), []byte("a"))
+	h, err := Open(files, Amenders(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fetched{h: h, base: h.Base(), now: h.Base(), more: map[string][]byte{}, changed: make(chan struct{})}
+	h.Add(f)
+	has := func() string {
+		g, _ := h.Current()
+		return strings.Join(slices.Sorted(maps.Keys(g.Trust.Files())), " ")
+	}
+	before, changed := h.Current()
+	f.give("chip", []byte("chip"), false)
+	if again, _ := h.Current(); again == before || has() != "a.pem chip" || before.Trust.Digest() != h.Base().Digest() {
+		t.Errorf("trust is of %q", has())
+	}
+	select {
+	case <-changed:
+		t.Error("a chip's certificate was told of")
+	default:
+	}
+	put(t, filepath.Join(files.Trust, "b.pem"), []byte("b"))
+	if changed, err := h.Reload(); err != nil || !changed || has() != "a.pem b.pem chip" {
+		t.Errorf("%t, %v, %q", changed, err, has())
+	}
+	if changed, err := h.Reload(); err != nil || changed {
+		t.Errorf("nothing changed: %t, %v", changed, err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	news := make(chan struct{}, 10)
+	var wg sync.WaitGroup
+	wg.Go(func() { h.Watch(ctx, time.Hour, nil, slog.New(slog.DiscardHandler)) })
+	wg.Go(func() {
+		h.Heed(ctx, c, attest.RoleNode, func() time.Time { return noon }, func() { news <- struct{}{} })
+	})
+	defer func() { cancel(); wg.Wait() }()
+	<-news
+	for _, name := range []string{"one.crl", "two.crl"} {
+		for len(news) > 0 {
+			<-news
+		}
+		f.give(name, []byte(name), true)
+		select {
+		case <-news:
+		case <-ctx.Done():
+			t.Fatalf("%s was not told of", name)
+		}
+		if !strings.Contains(has(), name) {
+			t.Errorf("trust is of %q", has())
+		}
 	}
 }

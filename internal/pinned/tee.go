@@ -14,12 +14,18 @@ import (
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
-// Verifiers are those of every format; what is accepted, policies say.
-func Verifiers() attest.Verifiers {
-	return attest.NewVerifiers(append(simulated(),
+// Verifiers are those of every format, each within what is given; what is accepted, policies say.
+func Verifiers(within ...func(attest.Verifier) attest.Verifier) attest.Verifiers {
+	all := append(simulated(),
 		snp.NewVerifier(), tdx.NewVerifier(), azure.NewSNPVerifier(), azure.NewTDXVerifier(), vtpm.NewVerifier(),
 		confspace.NewVerifier(), confspace.NewOIDCVerifier(),
-	)...)
+	)
+	for _, in := range within {
+		for i, v := range all {
+			all[i] = in(v)
+		}
+	}
+	return attest.NewVerifiers(all...)
 }
 
 // TEE is what a configuration says of the machine that its process runs in.
