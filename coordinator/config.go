@@ -12,6 +12,7 @@ import (
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -25,6 +26,8 @@ type Config struct {
 	Log       LogConfig
 	Trust     string         // folder of anchors
 	Bundle    grounds.Bundle // signed trust bundle beside the trust folder; none where its Dir is empty
+	Fetch     fetch.Config   // vendors that are asked for endorsements, into a cache in State; none in the zero value
+	OwnRoots  bool           // take anchors that bear the name of a vendor's root and are not it
 	// References is a folder of signed manifests of reference values; may be empty.
 	References string
 	TEE        string // one of terms.TEEs

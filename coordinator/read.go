@@ -7,6 +7,7 @@ import (
 
 	"github.com/consilium-fl/consilium/internal/config"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
@@ -32,11 +33,14 @@ type file struct {
 		Dir  string   `yaml:"dir"`
 		Keys []string `yaml:"keys"`
 	} `yaml:"bundle"`
-	References string `yaml:"references"`
-	TEE        string `yaml:"tee"`
-	SimRoot    string `yaml:"sim_root"`
-	VMPL       *int   `yaml:"vmpl"`
-	Audience   string `yaml:"audience"`
+	Fetch      []string          `yaml:"fetch"`
+	Mirrors    map[string]string `yaml:"mirrors"`
+	OwnRoots   bool              `yaml:"own_roots"`
+	References string            `yaml:"references"`
+	TEE        string            `yaml:"tee"`
+	SimRoot    string            `yaml:"sim_root"`
+	VMPL       *int              `yaml:"vmpl"`
+	Audience   string            `yaml:"audience"`
 	Insecure   struct {
 		SimulatedTEE bool `yaml:"simulated_tee"`
 	} `yaml:"insecure"`
@@ -54,13 +58,16 @@ func ReadConfig(path string) (Config, error) {
 		Log:   LogConfig{Batch: f.Log.Batch, Checkpoint: f.Log.Checkpoint, MergeDelay: f.Log.MergeDelay},
 		Trust: config.Path(path, f.Trust), References: config.Path(path, f.References),
 		TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot), VMPL: f.VMPL, Audience: f.Audience,
-		Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
+		OwnRoots: f.OwnRoots, Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
 	}
 	for _, r := range f.Consortia {
 		c.Consortia = append(c.Consortia, ConsortiumRef{File: config.Path(path, r.File), Digest: r.Digest})
 	}
 	var err error
 	if c.Bundle, err = grounds.ParseBundle(config.Path(path, f.Bundle.Dir), f.Bundle.Keys); err != nil {
+		return Config{}, fmt.Errorf("reading configuration %s: %w", path, err)
+	}
+	if c.Fetch, err = fetch.Parse(f.Fetch, f.Mirrors, c.State); err != nil {
 		return Config{}, fmt.Errorf("reading configuration %s: %w", path, err)
 	}
 	if err := c.check(); err != nil {

@@ -41,6 +41,13 @@ func TestReadConfig(t *testing.T) {
 	if c.Log.Batch.Milliseconds() != 2 || !c.Insecure.SimulatedTEE {
 		t.Errorf("got %+v", c)
 	}
+	if len(c.Fetch.From) != 0 || c.OwnRoots {
+		t.Errorf("without the keys: fetch %q, own roots %t", c.Fetch.From, c.OwnRoots)
+	}
+	c = must(coordinator.ReadConfig(writeConfig(t, goodConfig+"fetch: [amd]\nmirrors: {amd: \"https://kds.example/x/\"}\nown_roots: true\n")))(t)
+	if f := c.Fetch; len(f.From) != 1 || f.From[0] != "amd" || f.Mirrors["amd"] != "https://kds.example/x" || f.Dir != filepath.Join(c.State, "endorsements") || !c.OwnRoots {
+		t.Errorf("got %+v, own roots %t", f, c.OwnRoots)
+	}
 	for name, x := range map[string]struct{ old, new, want string }{
 		"an unknown key":         {"trust: trust", "trust: trust\nhush: 1", "line 8"},
 		"a key twice":            {"tee: sim", "tee: sim\ntee: sim", "tee"},
@@ -55,6 +62,8 @@ func TestReadConfig(t *testing.T) {
 		"sim without its root":   {"sim_root: sim-root.key\n", "", "sim_root"},
 		"a time without a unit":  {"batch: 2ms", "batch: 2", "line"},
 		"a negative time":        {"batch: 2ms", "batch: -2ms", "log.batch"},
+		"an unknown vendor":      {"tee: sim", "tee: sim\nfetch: [intel, arm]", `coordinator.yaml: field "fetch" names "arm", want some of ["amd" "intel" "azure"]`},
+		"a mirror of nobody":     {"tee: sim", "tee: sim\nmirrors: {amd: \"https://a\"}", `field "mirrors" names "amd"`},
 		"two documents":          {"tee: sim", "tee: sim\n---\nx: 1", "document"},
 		"an empty file":          {goodConfig, "", "mapping"},
 		"something else":         {goodConfig, "- a\n- b\n", "mapping"},

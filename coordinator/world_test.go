@@ -63,6 +63,8 @@ type federation struct {
 	address    string
 	patience   time.Duration
 	change     func(*coordinator.Deps)
+	attester   attest.Attester // of the nodes; nil: each a simulated one
+	machine    string          // kind of their machines; empty: sim
 }
 
 // workFolder is a temporary folder. The library that keeps a log may be at its last checkpoint for some
@@ -202,9 +204,13 @@ func (f *federation) dial(digest [32]byte, role attest.Role, key ed25519.Private
 	if role == attest.RoleNode {
 		root := must(simtee.ParseRoot(must(os.ReadFile(f.path("sim-root.key")))(f.t)))(f.t)
 		config.Attester = simtee.NewAttester(root, attest.RoleNode, machineOf(key))
+		kind := "sim"
+		if f.attester != nil {
+			config.Attester, kind = f.attester, f.machine
+		}
 		config.Keys = [][]byte{must(x509.MarshalPKIXPublicKey(witness))(f.t)}
 		config.Posture = func([32]byte) (attest.Posture, error) {
-			return terms.OwnPosture(f.consortium, sha256.Sum256([]byte("node policy")), "sim", true), nil
+			return terms.OwnPosture(f.consortium, sha256.Sum256([]byte("node policy")), kind, true), nil
 		}
 	}
 	client := must(transport.Dial(f.address, must(channel.NewClient(config))(f.t)))(f.t)

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/study"
 	"github.com/consilium-fl/consilium/internal/terms"
 	"github.com/consilium-fl/consilium/node/dataset"
@@ -62,7 +64,30 @@ func checkGrounds(c Config, d Deps) (fs []Finding) {
 			fs = append(fs, problem("policy of the coordinator", err))
 		}
 	}
+	if without, err := d.Grounds.Rooted(d.Consortium, attest.RoleCoordinator, d.Now()); err == nil && len(without) > 0 {
+		fs = append(fs, hint("trust", fmt.Sprintf("%q are accepted of a coordinator, and %v: %s", without, grounds.ErrNoRoot, grounds.RootsFrom)))
+	}
+	return append(fs, checkFetched(c, d)...)
+}
+
+// checkFetched says what of the fetched endorsements is there, and what is wrong with the rest. A vendor that does not
+// answer stops no node, so that none of it is a problem.
+func checkFetched(c Config, d Deps) (fs []Finding) {
+	all, err := fetch.Cached(c.Fetch, d.Grounds.Base())
+	if err != nil {
+		return []Finding{problem("endorsements", err)}
+	}
+	for _, s := range all {
+		fs = append(fs, hint("endorsements "+s.Source, s.Text))
+	}
+	if len(all) == 0 && len(c.Fetch.From) > 0 {
+		fs = append(fs, hint("endorsements", "none was fetched yet"))
+	}
 	return fs
+}
+
+func hint(object, text string) Finding {
+	return Finding{Object: object, Text: text, Show: text, Hint: true}
 }
 
 func checkStudy(c Config, d Deps, file []byte) (fs []Finding) {

@@ -12,6 +12,7 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/policy"
 	"github.com/consilium-fl/consilium/internal/study"
 )
@@ -26,6 +27,8 @@ type Config struct {
 	Enrolment   string         // file
 	Trust       string         // folder of anchors
 	Bundle      grounds.Bundle // signed trust bundle beside the trust folder; none where its Dir is empty
+	Fetch       fetch.Config   // vendors that are asked for endorsements, into a cache in State; none in the zero value
+	OwnRoots    bool           // take anchors that bear the name of a vendor's root and are not it
 	References  string         // folder of signed manifests of reference values; may be empty
 	Attestation string         // policy file of the hospital's own for the coordinator, which can only tighten; may be empty
 	Approvals   string         // folder: one signed file per study; removing it is the veto

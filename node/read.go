@@ -10,6 +10,7 @@ import (
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/config"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/terms"
 )
 
@@ -32,6 +33,9 @@ type configFile struct {
 		Dir  string   `yaml:"dir"`
 		Keys []string `yaml:"keys"`
 	} `yaml:"bundle"`
+	Fetch      []string                `yaml:"fetch"`
+	Mirrors    map[string]string       `yaml:"mirrors"`
+	OwnRoots   bool                    `yaml:"own_roots"`
 	References string                  `yaml:"references"`
 	Own        string                  `yaml:"attestation"`
 	Approvals  string                  `yaml:"approvals"`
@@ -71,7 +75,7 @@ func ReadConfig(path string) (Config, error) {
 		References: config.Path(path, f.References), Attestation: config.Path(path, f.Own),
 		Approvals: config.Path(path, f.Approvals), Consent: config.Path(path, f.Consent),
 		Registries: map[string]Registry{}, TEE: f.TEE, SimRoot: config.Path(path, f.SimRoot), VMPL: f.VMPL, Audience: f.Audience,
-		Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
+		OwnRoots: f.OwnRoots, Insecure: Insecure{SimulatedTEE: f.Insecure.SimulatedTEE},
 	}
 	for _, r := range f.Consortia {
 		c.Consortia = append(c.Consortia, ConsortiumRef{File: config.Path(path, r.File), Digest: r.Digest})
@@ -85,6 +89,9 @@ func ReadConfig(path string) (Config, error) {
 	}
 	var err error
 	if c.Bundle, err = grounds.ParseBundle(config.Path(path, f.Bundle.Dir), f.Bundle.Keys); err != nil {
+		return Config{}, fmt.Errorf("reading configuration %s: %w", filepath.Base(path), err)
+	}
+	if c.Fetch, err = fetch.Parse(f.Fetch, f.Mirrors, c.State); err != nil {
 		return Config{}, fmt.Errorf("reading configuration %s: %w", filepath.Base(path), err)
 	}
 	if err := c.validate(); err != nil {

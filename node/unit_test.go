@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"math"
@@ -115,6 +116,22 @@ func TestSampleConfig(t *testing.T) {
 		r != (Registry{File: "/data/heart.csv", Exclude: Exclude{Column: "pid", File: "/data/opt-out.txt"}, Budget: dp.Budget{Epsilon: 8, Delta: 1e-4}}) {
 		t.Errorf("got %+v", c)
 	}
+	if len(c.Fetch.From) != 0 || c.OwnRoots {
+		t.Errorf("without the keys: fetch %q, own roots %t", c.Fetch.From, c.OwnRoots)
+	}
+}
+
+// TestFetchConfig: who is asked, and where the cache is.
+func TestFetchConfig(t *testing.T) {
+	b, err := os.ReadFile("../deploy/samples/node.yaml")
+	ok(t, err)
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	ok(t, os.WriteFile(path, append(b, "fetch: [amd, intel, azure]\nmirrors: {intel: \"https://pccs.hospital.example:8081\"}\nown_roots: true\n"...), 0o600))
+	c, err := ReadConfig(path)
+	ok(t, err)
+	if f := c.Fetch; fmt.Sprintf("%v %v %s %t", f.From, f.Mirrors, f.Dir, c.OwnRoots) != "[amd intel azure] map[intel:https://pccs.hospital.example:8081] /var/lib/consilium/endorsements true" {
+		t.Errorf("got %+v, own roots %t", f, c.OwnRoots)
+	}
 }
 
 func TestConfigRefused(t *testing.T) {
@@ -138,6 +155,8 @@ func TestConfigRefused(t *testing.T) {
 		{"tee: sim", "tee: sim\nseed: 1", "seed"},
 		{"tee: sim", "tee: sim\nbundle: {dir: x}", "bundle wants both"},
 		{"tee: sim", "tee: sim\nbundle: {dir: x, keys: [x]}", "bundle.keys"},
+		{"tee: sim", "tee: sim\nfetch: [amd, sgx]", `reading configuration node.yaml: field "fetch" names "sgx", want some of`},
+		{"tee: sim", "tee: sim\nfetch: [amd]\nmirrors: {amd: kds.hospital.example}", `node.yaml: field "mirrors.amd" is "kds.hospital.example", want https://host`},
 		{"tee: sim", "tee: sim\nno_noise: true", "no_noise"},
 		{"consilium.node/v1", "consilium.node/v2", "consilium.node/v2"},
 	} {

@@ -16,11 +16,15 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/coordinator"
 	"github.com/consilium-fl/consilium/coordinator/wire"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/signed"
 )
 
@@ -152,6 +156,10 @@ func (c *command) check(ctx context.Context) error {
 		return badInput{fmt.Errorf("checking listen: %w", err)}
 	}
 	g, _ := d.Grounds.Current()
+	endorsements, err := fetched(cfg, g.Trust)
+	if err != nil {
+		return badInput{err}
+	}
 	facts := []struct{ Name, Value string }{
 		{"consortium", d.Consortium.Name + " " + signed.DigestText(d.Consortium.Digest)},
 		{"hospitals", fmt.Sprint(len(d.Consortium.Hospitals))},
@@ -159,6 +167,7 @@ func (c *command) check(ctx context.Context) error {
 		{"policy", signed.DigestText(d.PolicyDigest)},
 		{"trust", signed.DigestText(g.Trust.Digest())},
 		{"references", fmt.Sprint(len(g.References.Files()))},
+		{"fetch", endorsements},
 		{"tee", d.TEE + map[bool]string{true: " (simulated: proves nothing about the machine)"}[cfg.Insecure.SimulatedTEE]},
 		{"listen", cfg.Listen},
 	}
@@ -178,6 +187,21 @@ func (c *command) check(ctx context.Context) error {
 	return err
 }
 
+// fetched says what the cache of endorsements holds, and names what in it is of no use any more.
+func fetched(cfg coordinator.Config, base *endorse.Snapshot) (string, error) {
+	all, err := fetch.Cached(cfg.Fetch, base)
+	if err != nil || len(cfg.Fetch.From) == 0 {
+		return "from nobody", err
+	}
+	var bad []string
+	for _, s := range all {
+		if !s.OK {
+			bad = append(bad, s.Source+": "+s.Text)
+		}
+	}
+	return fmt.Sprintf("from %s, %d cached, %d of them stale or refused %s", strings.Join(cfg.Fetch.From, ", "), len(all), len(bad), strings.Join(bad, "; ")), nil
+}
+
 // groundsEvery is how often trust and references are read again; SIGHUP asks for it at once.
 const groundsEvery = time.Minute
 
@@ -195,6 +219,11 @@ func (c *command) run(ctx context.Context) (err error) {
 		return badInput{err}
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	f, err := wire.Fetch(cfg, &d)
+	if err != nil {
+		return badInput{err}
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
 	co, err := coordinator.New(cfg, d)
 	if err != nil {
 		return badInput{err}
@@ -206,7 +235,11 @@ func (c *command) run(ctx context.Context) (err error) {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGHUP)
 	defer signal.Stop(asked)
-	go d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger)
+	ctx, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer func() { stop(); beside.Wait() }()
+	beside.Go(func() { d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger) })
+	beside.Go(func() { f.Run(ctx) })
 	if err := co.Serve(ctx, l); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -152,19 +153,29 @@ func (c *command) run(ctx context.Context) error {
 	if err != nil {
 		return badInput{err}
 	}
-	n, err := node.New(cfg, d)
+	f, err := wire.Fetch(cfg, &d)
 	if err != nil {
 		return badInput{err}
+	}
+	n, err := node.New(cfg, d)
+	if err != nil {
+		return badInput{errors.Join(err, f.Close())}
 	}
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGHUP)
 	defer signal.Stop(asked)
-	go d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var beside sync.WaitGroup
+	beside.Go(func() { d.Grounds.Watch(ctx, groundsEvery, asked, d.Logger) })
+	beside.Go(func() { f.Run(ctx) })
 	// A node that is told to stop has done its work: what it must not forget is on disk already.
-	if err := n.Run(ctx); err != nil {
-		return errors.Join(badInput{err}, n.Close())
+	if err = n.Run(ctx); err != nil {
+		err = badInput{err}
 	}
-	return n.Close()
+	stop()
+	beside.Wait()
+	return errors.Join(err, n.Close(), f.Close())
 }
 
 // groundsEvery is how often trust, references and the own policy are read again; SIGHUP asks for it at once.

@@ -23,6 +23,7 @@ import (
 	"github.com/consilium-fl/consilium/coordinator"
 	"github.com/consilium-fl/consilium/dp"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -49,6 +50,17 @@ func Open(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coordi
 	}
 	d.Store = db
 	return d, func() error { return closeAll(db, lock) }, nil
+}
+
+// Fetch has the vendors that the configuration names asked for what d.Grounds are to have, once its Run is called. d is
+// of Open, whose lock on the state folder holds.
+func Fetch(c coordinator.Config, d *coordinator.Deps) (*fetch.Fetcher, error) {
+	f, err := fetch.Open(c.Fetch, d.Grounds, d.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("opening the coordinator: %w", err)
+	}
+	d.Verifiers = pinned.Verifiers(f.Hearing)
+	return f, nil
 }
 
 func closeAll(cs ...io.Closer) error {
@@ -79,9 +91,17 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 	if d.LogKey, d.Keys, err = coordinator.ReadKeys(c.State); err != nil {
 		return d, err
 	}
-	files := grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile)}
+	files := grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile), OwnRoots: c.OwnRoots}
 	if d.Grounds, err = grounds.Open(files, grounds.Amenders(d.Consortium)); err != nil {
 		return d, err
+	}
+	if err := fetch.CheckRoots(c.Fetch, d.Grounds.Base()); err != nil {
+		return d, err
+	}
+	if without, err := d.Grounds.Rooted(d.Consortium, attest.RoleNode, d.Now()); err != nil {
+		return d, err
+	} else if len(without) > 0 {
+		log.Warn("evidence of these formats is accepted, and no root of their vendor is there", "formats", without)
 	}
 	tee := pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}
 	if d.Attester, d.TEE, err = pinned.Attester(tee, attest.RoleCoordinator, "chip:coordinator"); err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/pinned"
 	"github.com/consilium-fl/consilium/internal/policy/opa"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -51,9 +52,17 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	if err != nil {
 		return node.Deps{}, fmt.Errorf("reading the enrolment: %w", err)
 	}
-	held, err := grounds.Open(grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile)}, grounds.Amenders(con))
+	held, err := grounds.Open(grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile), OwnRoots: c.OwnRoots}, grounds.Amenders(con))
 	if err != nil {
 		return node.Deps{}, err
+	}
+	if err := fetch.CheckRoots(c.Fetch, held.Base()); err != nil {
+		return node.Deps{}, err
+	}
+	if without, err := held.Rooted(con, attest.RoleCoordinator, time.Now()); err != nil {
+		return node.Deps{}, err
+	} else if len(without) > 0 {
+		log.Warn("evidence of these formats is accepted, and no root of their vendor is there", "formats", without)
 	}
 	attester, tee, err := pinned.Attester(pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
 	if err != nil {
@@ -71,6 +80,16 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 		Journal: func(path string) (node.Journal, error) { return store.OpenJournal(path) },
 		Entropy: rand.Reader, Now: time.Now,
 	}, nil
+}
+
+// Fetch has the vendors that the configuration names asked for what d.Grounds are to have, once its Run is called.
+func Fetch(c node.Config, d *node.Deps) (*fetch.Fetcher, error) {
+	f, err := fetch.Open(c.Fetch, d.Grounds, d.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("opening node %s/%s: %w", c.Hospital, c.Node, err)
+	}
+	d.Verifiers = pinned.Verifiers(f.Hearing)
+	return f, nil
 }
 
 func gate(ctx context.Context, consent string) (*opa.Gate, error) {
