@@ -21,7 +21,10 @@ func snp(p *page, c *attest.SNPClaims) {
 		signer = "a key that AMD gave to the provider " + orUnknown(c.CSP) + " (VLEK): it names no chip"
 	}
 	p.say("Signed by", "%s", signer)
-	t := c.TCB
+	t, level := c.TCB, level
+	if c.CPU.Family >= 0x1a { // where zero is a level of the FMC
+		level = levelFMC
+	}
 	p.say("Firmware", "SNP firmware %s (committed %s); patch levels %s", c.CurrentFirmware, c.CommittedFirmware, level(t.Reported))
 	if t.Committed != t.Current {
 		p.say("", "provisional: the host runs %s and has committed to %s, so it may go back", level(t.Current), level(t.Committed))
@@ -32,6 +35,9 @@ func snp(p *page, c *attest.SNPClaims) {
 	var behind []string
 	for _, x := range c.OpenAdvisories() {
 		behind = append(behind, fmt.Sprintf("%s is %d, %s is closed from %d on", x.Component, x.Got, x.ID, x.Want))
+	}
+	if c.Platform>>5&1 == 0 {
+		behind = append(behind, "the firmware does not say that it looked for memory at two addresses (alias check), so AMD-SB-3015 is open")
 	}
 	if len(behind) == 0 {
 		behind = []string{"nothing that this version knows of; what is current a policy says, by family, model and stepping"}
@@ -44,11 +50,16 @@ func snp(p *page, c *attest.SNPClaims) {
 }
 
 func level(t attest.SNPTCB) string {
-	s := fmt.Sprintf("bootloader %d, tee %d, snp %d, microcode %d", t.Bootloader, t.TEE, t.SNP, t.Ucode)
 	if t.FMC != 0 {
-		s = fmt.Sprintf("fmc %d, %s", t.FMC, s)
+		return levelFMC(t)
 	}
-	return s
+	return fmt.Sprintf("bootloader %d, tee %d, snp %d, microcode %d", t.Bootloader, t.TEE, t.SNP, t.Ucode)
+}
+
+func levelFMC(t attest.SNPTCB) string {
+	fmc := t.FMC
+	t.FMC = 0
+	return fmt.Sprintf("fmc %d, %s", fmc, level(t))
 }
 
 func tdx(p *page, c *attest.TDXClaims) {

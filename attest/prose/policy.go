@@ -1,21 +1,53 @@
 package prose
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/consilium-fl/consilium/attest"
 )
 
+// jsonText is JSON without its quotes, which are of no use to a reader.
 func jsonText(v any) string {
 	b, err := json.Marshal(v)
-	if err != nil {
+	var plain any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err != nil || d.Decode(&plain) != nil {
 		return fmt.Sprintf("%v", v)
 	}
-	return strings.NewReplacer(`"`, "", ",", ", ", ":", ": ").Replace(string(b))
+	return plainText(plain)
+}
+
+func plainText(v any) string {
+	var parts []string
+	switch v := v.(type) {
+	case nil:
+		return "none"
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			parts = append(parts, plainText(name)+": "+plainText(v[name]))
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	case []any:
+		for _, x := range v {
+			parts = append(parts, plainText(x))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case string:
+		if quoted := strconv.Quote(v); quoted[1:len(quoted)-1] != v { // what would not print as itself
+			return quoted
+		}
+		return v
+	}
+	return fmt.Sprint(v)
 }
 
 // Rule is one line of a policy.

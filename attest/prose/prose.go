@@ -3,6 +3,9 @@
 package prose
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -87,8 +90,17 @@ func Evidence(how string, e attest.Evidence, r attest.Result, in attest.Inputs) 
 		p.say("Authentic", "NO, at %s", at)
 		p.list("", why)
 		var known bool
-		if c, known = unproven(e, in); known {
+		c, known = unproven(e, in)
+		said := said(e)
+		if known || said != nil {
 			p.say("", "What follows is the statement's own word, which anybody could have written.")
+		}
+		if said != nil {
+			p.say("Says", "%s", jsonText(said))
+		}
+		if !known {
+			p.list("Does not prove", []string{"anything, as long as it is not authentic"})
+			return p.b.String()
 		}
 	}
 	describe(&p, c)
@@ -97,7 +109,7 @@ func Evidence(how string, e attest.Evidence, r attest.Result, in attest.Inputs) 
 	return p.b.String()
 }
 
-// unproven reads what a statement says where nothing vouches for it.
+// unproven reads what a statement says where nothing vouches for it: the hardware's, which an Azure machine's is around.
 func unproven(e attest.Evidence, in attest.Inputs) (attest.Claims, bool) {
 	var c attest.Claims
 	switch e.Format {
@@ -105,9 +117,46 @@ func unproven(e attest.Evidence, in attest.Inputs) (attest.Claims, bool) {
 		c, _ = amd.Verify(e.Statement, e.Endorsements, in)
 	case attest.FormatTDX:
 		c, _ = intel.Verify(e.Statement, e.Endorsements, in)
+	case attest.FormatAzureSNP:
+		if len(e.Statement) >= hclData {
+			c, _ = amd.Verify(e.Statement[hclHeader:hclData], e.Endorsements, in)
+		}
+	case attest.FormatAzureTDX:
+		c, _ = intel.Verify(e.Endorsements["td-quote"], e.Endorsements, in)
 	}
 	return c, c.SNP != nil || c.TDX != nil
 }
+
+// Where an HCL report has its parts: the hardware's report after the header, the claims in the data after that, and the
+// length of the claims at the end of what precedes them.
+const (
+	hclHeader = 32
+	hclData   = hclHeader + amd.ReportSize
+	hclClaims = hclData + 20
+)
+
+// said is what a token, or the claims of a paravisor, say of the machine; nil where they cannot be read.
+func said(e attest.Evidence) (v map[string]any) {
+	var raw []byte
+	switch e.Format {
+	case attest.FormatCSPKI, attest.FormatCSOIDC:
+		_, rest, _ := bytes.Cut(e.Statement, []byte("."))
+		claims, _, _ := bytes.Cut(rest, []byte("."))
+		raw, _ = base64.RawURLEncoding.DecodeString(string(claims))
+	case attest.FormatAzureSNP, attest.FormatAzureTDX:
+		if len(e.Statement) > hclClaims {
+			raw = bytes.TrimRight(e.Statement[hclClaims:], "\x00")
+		}
+	}
+	if len(raw) > maxSaid || json.Unmarshal(raw, &v) != nil {
+		return nil
+	}
+	delete(v, "keys") // numbers that nobody reads
+	return v
+}
+
+// maxSaid bounds what a statement is repeated of, in bytes.
+const maxSaid = 32 << 10
 
 func unbound(in attest.Inputs) []string {
 	if in.ReportData == nil {

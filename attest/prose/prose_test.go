@@ -1,6 +1,7 @@
 package prose
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +15,9 @@ import (
 var day = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
 // looked is evidence of the fake AMD, and what a check for no policy finds.
-func looked(t *testing.T, files map[string][]byte) (attest.Evidence, attest.Result, attest.Inputs) {
+func looked(t *testing.T, files map[string][]byte, o fake.Options) (attest.Evidence, attest.Result, attest.Inputs) {
 	t.Helper()
-	report, endorsements := fake.Shared().Report(fake.Options{})
+	report, endorsements := fake.Shared().Report(o)
 	trust, err := endorse.New(files)
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +29,7 @@ func looked(t *testing.T, files map[string][]byte) (attest.Evidence, attest.Resu
 }
 
 func TestEvidence(t *testing.T) {
-	e, r, in := looked(t, fake.Shared().Files())
+	e, r, in := looked(t, fake.Shared().Files(), fake.Options{})
 	text := Evidence("raw, with vcek", e, r, in)
 	for _, want := range []string{
 		"What it is      an AMD SEV-SNP report (raw, with vcek), 1184 bytes\n", "Authentic       yes: the signature holds at 2026-06-01T00:00:00Z",
@@ -50,7 +51,7 @@ func TestEvidence(t *testing.T) {
 
 // TestNotAuthentic: what nobody vouches for is shown as the statement's own word.
 func TestNotAuthentic(t *testing.T) {
-	e, r, in := looked(t, nil)
+	e, r, in := looked(t, nil, fake.Options{})
 	text := Evidence("raw", e, r, in)
 	for _, want := range []string{"Authentic       NO, at 2026-06-01", "- chain: ", "What follows is the statement's own word", "Measurement     sha384:"} {
 		if !strings.Contains(text, want) {
@@ -59,6 +60,49 @@ func TestNotAuthentic(t *testing.T) {
 	}
 	if text := Verdict("a.bin", "raw", r); !strings.HasPrefix(text, "CONTRAINDICATED a.bin: an AMD SEV-SNP report\n") || !strings.Contains(text, "\n  refused       chain: ") {
 		t.Errorf("verdict:\n%s", text)
+	}
+}
+
+// TestFirmware: what is behind, and a level of zero where zero is one.
+func TestFirmware(t *testing.T) {
+	current, old := fake.Options{Line: fake.Turin}, fake.Options{Line: fake.Turin, TCB: &attest.SNPTCB{Bootloader: 1, SNP: 2, Ucode: 71}, Edit: func(r []byte) { r[0x40] &^= 1 << 5 }}
+	for _, tc := range []struct {
+		o           fake.Options
+		level, says string
+	}{
+		{current, "patch levels fmc 1, bootloader 3,", "nothing that this version knows of"},
+		{old, "patch levels fmc 0, bootloader 1,", "so AMD-SB-3015 is open"},
+		{fake.Options{TCB: &attest.SNPTCB{Bootloader: 9, SNP: 23, Ucode: 72}}, "patch levels bootloader 9,", "ucode is 72, AMD-SB-3019 is closed from 84 on"},
+	} {
+		e, r, in := looked(t, fake.Shared().Files(), tc.o)
+		if text := strings.Join(strings.Fields(Evidence("raw", e, r, in)), " "); !strings.Contains(text, tc.level) || !strings.Contains(text, tc.says) {
+			t.Errorf("no %q or no %q in\n%s", tc.level, tc.says, text)
+		}
+	}
+}
+
+// TestOwnWord: what a token or a paravisor says of the machine is shown where nothing vouches for it, and nothing is made
+// up where it says nothing.
+func TestOwnWord(t *testing.T) {
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"aud":"https://a.example","submods":{"container":{"image_digest":"sha256:00","env":null,"args":["a\u001b[2J","1"]}},"swversion":[250301]}`))
+	report, endorsements := fake.Shared().Report(fake.Options{Line: fake.Milan})
+	hcl := append(append(make([]byte, 32), report...), make([]byte, 20)...)
+	hcl = append(append(hcl, `{"keys":[{"kid":"HCLAkPub"}],"vm-configuration":{"secure-boot":false}}`...), 0, 0)
+	in := attest.Inputs{Now: day}
+	for _, tc := range []struct {
+		e             attest.Evidence
+		says, nothing string
+	}{
+		{attest.Evidence{Format: attest.FormatCSOIDC, Statement: []byte("e30." + claims + ".AA")}, `Says {aud: https://a.example, submods: {container: {args: ["a\x1b[2J", 1], env: none, image_digest: sha256:00}}, swversion: [250301]}`, "Report data"},
+		{attest.Evidence{Format: attest.FormatCSPKI, Statement: []byte("e30.!.AA")}, "Does not prove - anything, as long as", "own word"},
+		{attest.Evidence{Format: attest.FormatAzureSNP, Statement: hcl, Endorsements: endorsements}, "Says {vm-configuration: {secure-boot: false}} Machine chip:", "HCLAkPub"},
+		{attest.Evidence{Format: attest.FormatAzureTDX, Statement: hcl}, "Says {vm-configuration: {secure-boot: false}} Does not prove - anything", "Report data"},
+		{attest.Evidence{Format: attest.FormatVTPM, Statement: hcl}, "Does not prove - anything", "Report data"},
+	} {
+		r := attest.NewVerifiers().Check(tc.e, in, attest.Policy{})
+		if text := strings.Join(strings.Fields(Evidence("raw", tc.e, r, in)), " "); !strings.Contains(text, tc.says) || strings.Contains(text, tc.nothing) {
+			t.Errorf("want %q and no %q in\n%s", tc.says, tc.nothing, text)
+		}
 	}
 }
 
