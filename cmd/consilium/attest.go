@@ -60,16 +60,18 @@ func (j *judging) inputs(c *cobra.Command, now time.Time) (attest.Inputs, error)
 // readTrust is the vendors' roots and the files that were named. What is no certificate, list or collateral is left out:
 // people keep evidence beside them.
 func readTrust(paths []string) (*endorse.Snapshot, error) {
-	files := roots.Files()
+	files, named := roots.Files(), map[string]string{}
 	for i, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
 			return nil, bad("reading trust: %w", err)
 		}
 		if !info.IsDir() {
-			if files[fmt.Sprintf("%d-%s", i, filepath.Base(path))], err = readFile("trust", path); err != nil {
+			name := fmt.Sprintf("%d-%s", i, filepath.Base(path))
+			if files[name], err = readFile("trust", path); err != nil {
 				return nil, err
 			}
+			named[name] = path
 			continue
 		}
 		s, err := endorse.Load(path)
@@ -86,6 +88,11 @@ func readTrust(paths []string) (*endorse.Snapshot, error) {
 	s, err := endorse.New(files)
 	if err != nil {
 		return nil, badInput{err}
+	}
+	for _, name := range s.Index().Unknown {
+		if path := named[name]; path != "" { // of a folder it was left out, but this one was asked for
+			return nil, bad("reading trust: %s: neither certificates in PEM or DER, nor a revocation list, Intel's collateral or a set of keys", path)
+		}
 	}
 	return s, nil
 }
