@@ -119,7 +119,11 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 	options := appender.Options{Batch: c.Log.Batch, Checkpoint: c.Log.Checkpoint, MergeDelay: c.Log.MergeDelay, Logger: log}
 	key := d.LogKey
 	d.OpenLog = func(ctx context.Context, dir, origin string) (coordinator.Log, error) {
-		return appender.Open(ctx, dir, origin, key, options)
+		l, err := appender.Open(ctx, dir, origin, key, options)
+		if err != nil {
+			return nil, err // no interface that holds a nil Log
+		}
+		return l, nil
 	}
 	return d, coordinator.CheckDeps(d)
 }

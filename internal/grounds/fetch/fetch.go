@@ -34,7 +34,7 @@ const (
 	// waiting bounds the evidence that waits to be looked at; more is let go, and comes again with the next handshake.
 	waiting = 64
 	// look is how often the state of the sources is looked at for the log.
-	look = 30 * time.Second
+	look = 10 * time.Second
 )
 
 // Fetcher keeps a daemon's endorsements. One that asks nobody does nothing.
