@@ -89,13 +89,13 @@ func TestRealEvidence(t *testing.T) {
 		{"stale collateral", "tdx/v4-phala.quote.bin", "tdx/v4-phala.collateral.json", "2025-08-25T00:00:00Z", "tdx.yaml", []string{"measurements: any"}, []string{"crl.stale", "collateral.expired", "collateral.expired"}},
 		{
 			"Google's", "tdx/v4-gcp.quote.bin", "tdx", "2025-07-10T00:00:00Z", "tdx.yaml",
-			[]string{"measurements: any", "xfam: any"},
+			[]string{"measurements: any"},
 			nil,
 		},
-		{"version 5", "tdx/v5-outdated.quote.bin", "tdx/v5-outdated.collateral.json", "2026-03-01T00:00:00Z", "tdx.yaml", []string{"measurements: any", "xfam: any"}, []string{"tcb.no_level"}},
+		{"version 5", "tdx/v5-outdated.quote.bin", "tdx/v5-outdated.collateral.json", "2026-03-01T00:00:00Z", "tdx.yaml", []string{"measurements: any"}, []string{"tcb.no_level"}},
 		{
 			"a debug TD", "tdx/v4-debug.quote.bin", "", "2025-01-01T00:00:00Z", "tdx.yaml",
-			[]string{"measurements: any", "xfam: any", "attributes: any", "revocation: false"},
+			[]string{"measurements: any", "attributes: any", "revocation: false"},
 			[]string{"debug", "collateral.missing"},
 		},
 		{"a tail", "tdx/v4-spr-e4.quote.bin", "tdx", "2023-07-01T00:00:00Z", "tdx.yaml", nil, []string{"parse.tail"}},
@@ -104,13 +104,13 @@ func TestRealEvidence(t *testing.T) {
 			"Azure's Milan", "azure/snp-milan-v3.evidence.json", "", "2026-01-01T00:00:00Z", "azure-snp.yaml",
 			[]string{
 				`4: ["7461d6b7d5922dbd8fd58bfaac8f53c3380f01708bd1593ef367e3371791e717"]`, `9: ["630dc838b500d34ba7439095443b2d06d915f5acabf4f6d9ea7f49c78a8af3f9"]`,
-				"user_data: optional", "id_keys: any",
+				"user_data: optional",
 			},
 			nil,
 		},
 		{
 			"Azure's TD", "azure/tdx-v4-outofdate.evidence.json", "tdx", "2025-07-10T00:00:00Z", "azure-tdx.yaml",
-			[]string{"4: any", "9: any", "user_data: optional", "xfam: any"},
+			[]string{"4: any", "9: any", "user_data: optional"},
 			[]string{"tcb.platform.out_of_date", "tcb.module.out_of_date"},
 		},
 		{"secure boot off", "azure/tdx-secureboot-off.hcl.bin", "tdx", "2025-07-10T00:00:00Z", "azure-tdx.yaml", nil, []string{"config.secureboot"}},
