@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/endorse/bundle"
 	"github.com/consilium-fl/consilium/attest/endorse/refresh"
@@ -27,6 +27,13 @@ type bundleResult struct {
 	Signers []string      `json:"signers,omitempty"`
 	Files   []bundle.File `json:"files"`
 	Trust   string        `json:"trust,omitempty"` // digest of the snapshot
+	Missing []missing     `json:"missing,omitempty"`
+}
+
+// missing is what was asked for and did not come.
+type missing struct {
+	Source string `json:"source"`
+	Error  string `json:"error"`
 }
 
 func bundleOf(m bundle.Manifest) bundleResult {
@@ -42,6 +49,9 @@ func (r bundleResult) String() string {
 	for _, f := range r.Files {
 		fmt.Fprintf(&b, "  %8d bytes  %s\n", f.Size, f.Name)
 	}
+	for _, m := range r.Missing {
+		fmt.Fprintf(&b, "  missing         %s: %s\n", m.Source, m.Error)
+	}
 	return b.String()
 }
 
@@ -50,12 +60,13 @@ func (a *app) bundleFetch() *cobra.Command {
 	var key, out, cache string
 	var serial uint64
 	var days int
-	var offline bool
+	var offline, incomplete bool
 	c := &cobra.Command{
 		Use:   "fetch --serial N --key KEY --out FILE",
 		Short: "Fetch what evidence is verified by, and sign it into one file",
 		Long: `Asks AMD's and Intel's services for the certificates, revocation lists and collateral by which the evidence given can be verified, and signs them
 with the vendors' roots and what --trust names into a bundle for hospitals without a way out. With --offline nobody is asked. AMD's service is asked once in 10 seconds.
+Where part of it does not come, the bundle has the rest, what is missing is listed, and the exit code is 6 unless --incomplete is given; where nothing comes there is no bundle.
 The serial has to be higher than that of every bundle before.`,
 		Example: "  consilium attest bundle fetch --evidence report.bin --evidence quote.bin --serial 8 --key steward.key --out trust-8.tar",
 		Args:    takes(),
@@ -78,10 +89,14 @@ The serial has to be higher than that of every bundle before.`,
 				return err
 			}
 			s := base
+			var gone []missing
 			if !offline {
-				if s, err = a.fetchTrust(c.Context(), base, evidence, cache); err != nil {
+				if s, gone, err = a.fetchTrust(c.Context(), base, evidence, cache); err != nil {
 					return err
 				}
+			}
+			if len(gone) > 0 && s.Digest() == base.Digest() {
+				return notCome(gone, "try again later, or from a machine with a way out")
 			}
 			now := a.now().UTC().Truncate(time.Second)
 			b, err := bundle.Export(s, serial, now, now.AddDate(0, 0, days), k)
@@ -91,7 +106,10 @@ The serial has to be higher than that of every bundle before.`,
 			if err := writeNew(out, b); err != nil {
 				return err
 			}
-			return a.showBundle(b)
+			if err := a.showBundle(b, gone...); err != nil || len(gone) == 0 || incomplete {
+				return err
+			}
+			return notCome(gone, "%s has the rest, and --cache keeps it for the next time; --incomplete takes it for enough", out)
 		},
 	}
 	c.Flags().StringArrayVar(&trust, "trust", nil, "`DIR` or file that goes in too; may be given again")
@@ -102,46 +120,55 @@ The serial has to be higher than that of every bundle before.`,
 	c.Flags().Uint64Var(&serial, "serial", 0, "serial of the bundle, from 1")
 	c.Flags().IntVar(&days, "days", 30, "days until the bundle has to be replaced")
 	c.Flags().BoolVar(&offline, "offline", false, "ask nobody")
+	c.Flags().BoolVar(&incomplete, "incomplete", false, "end with 0 although part of it did not come")
 	return c
 }
 
-// fetchTrust asks for what each file of evidence needs.
-func (a *app) fetchTrust(ctx context.Context, base *endorse.Snapshot, evidence []string, cache string) (*endorse.Snapshot, error) {
+// notCome is the error of a fetch of which something is missing.
+func notCome(gone []missing, next string, args ...any) error {
+	var errs []error
+	for _, m := range gone {
+		errs = append(errs, fmt.Errorf("%s: %s", m.Source, m.Error))
+	}
+	return hint(fmt.Errorf("%w: %w", errVendor, errors.Join(errs...)), next, args...)
+}
+
+// fetchTrust asks for what each file of evidence needs, and says what of it did not come.
+func (a *app) fetchTrust(ctx context.Context, base *endorse.Snapshot, evidence []string, cache string) (_ *endorse.Snapshot, gone []missing, err error) {
 	if len(evidence) == 0 {
-		return base, nil
+		return base, nil, nil
 	}
 	var wanted []refresh.Source
-	kds, pcs := refresh.NewKDS(nil, "", a.now), refresh.NewPCS(nil, "", a.now)
+	kds, pcs := refresh.NewKDS(a.vendors, "", a.now), refresh.NewPCS(a.vendors, "", a.now)
 	for _, path := range evidence {
 		e, _, err := readEvidence(path)
 		if err != nil {
-			return nil, badInput{err}
+			return nil, nil, badInput{err}
 		}
-		var of []refresh.Source
-		switch e.Format {
-		case attest.FormatSNP:
-			of, err = kds.ForReport(e.Statement)
-		case attest.FormatTDX:
-			of, err = pcs.ForQuote(e.Statement)
-		default:
+		of, err := refresh.ForEvidence(kds, pcs, e)
+		if err == nil && len(of) == 0 {
 			err = fmt.Errorf("%s: evidence of format %q names nothing that could be fetched for it", path, e.Format)
 		}
 		if err != nil {
-			return nil, badInput{err}
+			return nil, nil, badInput{err}
 		}
-		wanted = append(wanted, of...)
+		for _, x := range of {
+			if !slices.ContainsFunc(wanted, func(w refresh.Source) bool { return w.Name() == x.Name() }) {
+				wanted = append(wanted, x)
+			}
+		}
 	}
 	if cache == "" {
 		dir, err := os.MkdirTemp("", "consilium-endorsements-")
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
 		cache = dir
 	}
 	r, err := refresh.New(refresh.Config{Dir: cache, Base: func() (*endorse.Snapshot, error) { return base, nil }, Now: a.now, After: time.After, Random: rand.Reader})
 	if err != nil {
-		return nil, badInput{err}
+		return nil, nil, badInput{err}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
@@ -154,26 +181,22 @@ func (a *app) fetchTrust(ctx context.Context, base *endorse.Snapshot, evidence [
 		<-over
 		_ = r.Close() // of the cache, which is whole
 	}()
-	var errs []error
 	for _, s := range wanted {
 		a.tell("asking for %s", s.Name())
 		if err := r.Want(ctx, s); err != nil {
-			errs = append(errs, err)
+			gone = append(gone, missing{s.Name(), err.Error()})
 		}
 	}
-	if len(errs) > 0 {
-		return nil, hint(fmt.Errorf("%w: %w", errVendor, errors.Join(errs...)), "what was fetched is in --cache; try again later, or from a machine with a way out")
-	}
-	return r.Snapshot(), nil
+	return r.Snapshot(), gone, ctx.Err()
 }
 
-func (a *app) showBundle(b []byte) error {
+func (a *app) showBundle(b []byte, gone ...missing) error {
 	s, err := bundle.Show(b)
 	if err != nil {
 		return badInput{err}
 	}
 	r := bundleOf(s.Manifest)
-	r.Signers, r.Trust = s.Signers, signed.DigestText(s.Trust.Digest())
+	r.Signers, r.Trust, r.Missing = s.Signers, signed.DigestText(s.Trust.Digest()), gone
 	return a.print(r, r.String())
 }
 

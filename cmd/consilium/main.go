@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -39,6 +40,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 type app struct {
 	stdout, stderr io.Writer
 	now            func() time.Time
+	vendors        http.RoundTripper // by which vendors are asked; nil: http.DefaultTransport
 	json           bool
 	config         string        // consilium.yaml
 	wait           time.Duration // how long an unreachable coordinator is tried
