@@ -187,19 +187,26 @@ func (c *command) check(ctx context.Context) error {
 	return err
 }
 
-// fetched says what the cache of endorsements holds, and names what in it is of no use any more.
+// fetched says whom the configuration has asked, what the cache holds of it, and what of that is of no use any more.
 func fetched(cfg coordinator.Config, base *endorse.Snapshot) (string, error) {
-	all, err := fetch.Cached(cfg.Fetch, base)
-	if err != nil || len(cfg.Fetch.From) == 0 {
-		return "from nobody", err
+	if len(cfg.Fetch.From) == 0 {
+		return "from nobody", nil
 	}
-	var bad []string
+	from := "from " + strings.Join(cfg.Fetch.From, ", ")
+	all, err := fetch.Cached(cfg.Fetch, base)
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 0 {
+		return from + "; nothing cached yet", nil
+	}
+	text := fmt.Sprintf("%s; %d cached", from, len(all))
 	for _, s := range all {
 		if !s.OK {
-			bad = append(bad, s.Source+": "+s.Text)
+			text += fmt.Sprintf("; %s is of no use: %s", s.Source, s.Text)
 		}
 	}
-	return fmt.Sprintf("from %s, %d cached, %d of them stale or refused %s", strings.Join(cfg.Fetch.From, ", "), len(all), len(bad), strings.Join(bad, "; ")), nil
+	return text, nil
 }
 
 // groundsEvery is how often trust and references are read again; SIGHUP asks for it at once.

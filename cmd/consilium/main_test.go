@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 // daemonScripts start the daemons as processes of their own, from binaries that are built for them.
-var daemonScripts = []string{"operations.txtar", "kept.txtar", "rotate.txtar"}
+var daemonScripts = []string{"fetch.txtar", "operations.txtar", "kept.txtar", "rotate.txtar"}
 
 func scripts(t *testing.T, daemons bool) []string {
 	t.Helper()
