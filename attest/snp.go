@@ -168,21 +168,64 @@ type SNPAdvisory struct {
 	Want      uint8  `json:"want"`
 }
 
-// snpAdvisories gives the levels that close a weakness, by CPU: they count anew for every model and stepping. A report
-// of version 2 names no stepping; Milan's is read as the common one.
+// Rules of CPUs that one microcode is for, or one SNP firmware. A report of version 2 names no stepping: Milan's and
+// Genoa's are read as the common ones.
+var (
+	milanB1 = []string{"19/01/01", "milan"}
+	milanX  = []string{"19/01/02"}
+	genoaB1 = []string{"19/11/01", "genoa"}
+	genoaX  = []string{"19/11/02"}
+	zen4c   = []string{"19/a0/02"} // Siena, Bergamo
+	turin   = []string{"1a/02/01"}
+
+	allMilan = slices.Concat(milanB1, milanX)
+	allGenoa = slices.Concat(genoaB1, genoaX)
+	allZen4  = slices.Concat(allGenoa, zen4c)
+)
+
+// snpAdvisories gives the levels that close a weakness, by CPU: microcode counts anew for every model and stepping, and
+// its level is the low byte of its revision. AMD's bulletins state them; of those that are not here no level is known,
+// and of AMD-SB-3034 (CVE-2025-54510) AMD took the levels back.
 var snpAdvisories = []struct {
-	cpu string
-	SNPAdvisory
+	id, component string
+	want          uint8
+	cpus          []string
 }{
-	{"19/01/01", SNPAdvisory{ID: advisoryEntrySign, Component: "ucode", Want: 219}},
-	{"milan", SNPAdvisory{ID: advisoryEntrySign, Component: "ucode", Want: 219}},
-	{"19/11/01", SNPAdvisory{ID: advisoryEntrySign, Component: "ucode", Want: 84}},
-	{"19/a0/02", SNPAdvisory{ID: advisoryEntrySign, Component: "ucode", Want: 25}},
+	// CVE-2023-20592: stores of a guest that are dropped (CacheWarp). Revisions 0x0A0011D1 and 0x0A001234.
+	{"AMD-SB-3005", snpUcode, 209, milanB1},
+	{"AMD-SB-3005", snpUcode, 52, milanX},
+	// CVE-2024-56161: microcode that anybody may sign (EntrySign). Revisions as fwupd, plugins/cpu/fu-cpu-common.c, has
+	// them; levels of the firmware by microsoft/CCF 6812.
+	{"AMD-SB-3019", snpUcode, 219, milanB1},
+	{"AMD-SB-3019", snpUcode, 68, milanX},
+	{"AMD-SB-3019", snpUcode, 84, genoaB1},
+	{"AMD-SB-3019", snpUcode, 79, genoaX},
+	{"AMD-SB-3019", snpUcode, 25, zen4c},
+	{"AMD-SB-3019", snpFirmware, 24, allMilan},
+	{"AMD-SB-3019", snpFirmware, 23, allGenoa},
+	// CVE-2023-20585: an IOMMU that writes into guests. The host needs an update besides, which no level shows.
+	{"AMD-SB-3016", snpFirmware, 27, slices.Concat(allMilan, allGenoa)},
+	// CVE-2025-0033: a race for the first content of the RMP (RMPocalypse). Revisions 0x0A101156, 0x0A101251, 0x0B002150.
+	{"AMD-SB-3020", snpFirmware, 27, allGenoa},
+	{"AMD-SB-3020", snpUcode, 86, genoaB1},
+	{"AMD-SB-3020", snpUcode, 81, genoaX},
+	{"AMD-SB-3020", snpFirmware, 4, turin},
+	{"AMD-SB-3020", snpUcode, 80, turin},
+	// CVE-2025-48514, by Linux, drivers/crypto/ccp/sev-dev.c, sev_firmware_allows_es.
+	{"AMD-SB-3023", snpFirmware, 27, slices.Concat(allMilan, allZen4)},
+	{"AMD-SB-3023", snpFirmware, 4, turin},
+	// CVE-2025-29943: a stack pointer that the sibling thread moves (StackWarp).
+	{"AMD-SB-3027", snpUcode, 86, genoaB1},
+	{"AMD-SB-3027", snpUcode, 81, genoaX},
+	{"AMD-SB-3027", snpUcode, 81, turin},
+	// CVE-2025-61971: registers without a lock, by which the host moves what is mapped (BreakFAST).
+	{"AMD-SB-3030", snpFirmware, 29, allMilan},
 }
 
 const (
-	advisoryEntrySign = "AMD-SB-3019" // CVE-2024-56161: microcode that anybody may sign
-	advisoryBadRAM    = "AMD-SB-3015" // CVE-2024-21944: memory that answers at two addresses
+	snpFirmware    = "snp"
+	snpUcode       = "ucode"
+	advisoryBadRAM = "AMD-SB-3015" // CVE-2024-21944: memory that answers at two addresses
 )
 
 // OpenAdvisories lists what the reported patch levels leave open, of what is known here.
@@ -190,14 +233,15 @@ func (c *SNPClaims) OpenAdvisories() []SNPAdvisory {
 	var out []SNPAdvisory
 	cpu := c.rule()
 	for _, k := range snpAdvisories {
-		if k.cpu != cpu {
+		if !slices.Contains(k.cpus, cpu) {
 			continue
 		}
 		for _, part := range c.TCB.Reported.parts() {
-			if part.name == k.Component && part.level < k.Want {
-				open := k.SNPAdvisory
-				open.Got = part.level
-				out = append(out, open)
+			if part.name == k.component && part.level < k.want {
+				if out == nil {
+					out = make([]SNPAdvisory, 0, len(snpAdvisories))
+				}
+				out = append(out, SNPAdvisory{ID: k.id, Component: k.component, Got: part.level, Want: k.want})
 			}
 		}
 	}
@@ -219,7 +263,7 @@ type snpPart struct {
 }
 
 func (t SNPTCB) parts() [5]snpPart {
-	return [...]snpPart{{"fmc", t.FMC}, {"bootloader", t.Bootloader}, {"tee", t.TEE}, {"snp", t.SNP}, {"ucode", t.Ucode}}
+	return [...]snpPart{{"fmc", t.FMC}, {"bootloader", t.Bootloader}, {"tee", t.TEE}, {snpFirmware, t.SNP}, {snpUcode, t.Ucode}}
 }
 
 // SNPPolicy is what is taken of an SNP guest. The zero policy takes none.

@@ -62,7 +62,7 @@ func TestSNP(t *testing.T) {
 		"ciphertext":              {func(_ *SNPClaims, p *SNPPolicy) { p.Platform.Require = SetOf("ciphertext_hiding") }, `platform.ct_hiding: snp.platform.ciphertext_hiding, got not set, want set`},
 		"a CPU without a rule":    {func(c *SNPClaims, _ *SNPPolicy) { c.CPU.Model = 0xa0 }, `tcb.unlisted: snp.cpu, got "19/a0/01", want one of ["19/11/01"]`},
 		"microcode, an advisory":  {func(c *SNPClaims, _ *SNPPolicy) { c.TCB.Reported.Ucode = 83 }, `tcb.ucode.below_min: snp.tcb.reported.ucode, got 83, want 84 (AMD-SB-3019)`},
-		"SNP firmware":            {func(c *SNPClaims, _ *SNPPolicy) { c.TCB.Reported.SNP = 22 }, `tcb.snp.below_min: snp.tcb.reported.snp, got 22, want 23`},
+		"SNP firmware":            {func(c *SNPClaims, _ *SNPPolicy) { c.TCB.Reported.SNP = 22 }, `tcb.snp.below_min: snp.tcb.reported.snp, got 22, want 23 (AMD-SB-3019)`},
 		"bootloader":              {func(c *SNPClaims, _ *SNPPolicy) { c.TCB.Reported.Bootloader = 9 }, `tcb.bootloader.below_min: snp.tcb.reported.bootloader, got 9, want 10`},
 		"TEE":                     {func(_ *SNPClaims, p *SNPPolicy) { p.TCB = snpRule(p, func(r *SNPRule) { r.Minimum.TEE = 1 }) }, `tcb.tee.below_min: snp.tcb.reported.tee, got 0, want 1`},
 		"FMC":                     {func(_ *SNPClaims, p *SNPPolicy) { p.TCB = snpRule(p, func(r *SNPRule) { r.Minimum.FMC = 1 }) }, `tcb.fmc.below_min: snp.tcb.reported.fmc, got 0, want 1`},
@@ -141,8 +141,46 @@ func TestSNPVersion2(t *testing.T) {
 	if r := Appraise(c, p); !r.OK() {
 		t.Errorf("refused for %v", r.Reasons)
 	}
-	if got := fmt.Sprint(c.SNP.OpenAdvisories()); got != "[{AMD-SB-3019 ucode 84 219}]" {
-		t.Errorf("open: %s", got)
+}
+
+// TestSNPAdvisories: what is behind, by component, with what closes it.
+func TestSNPAdvisories(t *testing.T) {
+	milan, milanX, genoa, genoaX, siena := SNPCPU{0x19, 1, 1}, SNPCPU{0x19, 1, 2}, SNPCPU{0x19, 0x11, 1}, SNPCPU{0x19, 0x11, 2}, SNPCPU{0x19, 0xa0, 2}
+	turin := SNPCPU{0x1a, 2, 1}
+	for _, tc := range []struct {
+		cpu  SNPCPU
+		tcb  SNPTCB
+		open string // advisory, component, got, wanted
+	}{
+		{milan, SNPTCB{SNP: 29, Ucode: 219}, "[]"},
+		{milan, SNPTCB{SNP: 28, Ucode: 218}, "[{AMD-SB-3019 ucode 218 219} {AMD-SB-3030 snp 28 29}]"},
+		{milan, SNPTCB{SNP: 26, Ucode: 219}, "[{AMD-SB-3016 snp 26 27} {AMD-SB-3023 snp 26 27} {AMD-SB-3030 snp 26 29}]"},
+		{milan, SNPTCB{SNP: 29, Ucode: 208}, "[{AMD-SB-3005 ucode 208 209} {AMD-SB-3019 ucode 208 219}]"},
+		{milan, SNPTCB{SNP: 23, Ucode: 219}, "[{AMD-SB-3019 snp 23 24} {AMD-SB-3016 snp 23 27} {AMD-SB-3023 snp 23 27} {AMD-SB-3030 snp 23 29}]"},
+		{milanX, SNPTCB{SNP: 29, Ucode: 68}, "[]"},
+		{milanX, SNPTCB{SNP: 29, Ucode: 51}, "[{AMD-SB-3005 ucode 51 52} {AMD-SB-3019 ucode 51 68}]"},
+		{genoa, SNPTCB{SNP: 27, Ucode: 86}, "[]"},
+		{genoa, SNPTCB{SNP: 26, Ucode: 86}, "[{AMD-SB-3016 snp 26 27} {AMD-SB-3020 snp 26 27} {AMD-SB-3023 snp 26 27}]"},
+		{genoa, SNPTCB{SNP: 27, Ucode: 83}, "[{AMD-SB-3019 ucode 83 84} {AMD-SB-3020 ucode 83 86} {AMD-SB-3027 ucode 83 86}]"},
+		{genoaX, SNPTCB{SNP: 27, Ucode: 81}, "[]"},
+		{genoaX, SNPTCB{SNP: 27, Ucode: 78}, "[{AMD-SB-3019 ucode 78 79} {AMD-SB-3020 ucode 78 81} {AMD-SB-3027 ucode 78 81}]"},
+		{siena, SNPTCB{SNP: 27, Ucode: 25}, "[]"},
+		{siena, SNPTCB{SNP: 26, Ucode: 24}, "[{AMD-SB-3019 ucode 24 25} {AMD-SB-3023 snp 26 27}]"},
+		{turin, SNPTCB{FMC: 1, SNP: 4, Ucode: 81}, "[]"},
+		{turin, SNPTCB{FMC: 1, SNP: 3, Ucode: 79}, "[{AMD-SB-3020 snp 3 4} {AMD-SB-3020 ucode 79 80} {AMD-SB-3023 snp 3 4} {AMD-SB-3027 ucode 79 81}]"},
+		{SNPCPU{0x1a, 0x11, 0}, SNPTCB{}, "[]"}, // nothing is known of it
+	} {
+		c := &SNPClaims{CPU: tc.cpu, TCB: SNPTCBs{Reported: tc.tcb}}
+		if got := fmt.Sprint(c.OpenAdvisories()); got != tc.open {
+			t.Errorf("%s at %+v: %s, want %s", tc.cpu, tc.tcb, got, tc.open)
+		}
+	}
+	// A report of version 2 names no stepping, and is read as the common one.
+	for product, open := range map[string]string{"Milan-B0": "[{AMD-SB-3019 ucode 218 219}]", "Genoa": "[]"} {
+		c := &SNPClaims{Product: product, TCB: SNPTCBs{Reported: SNPTCB{SNP: 29, Ucode: 218}}}
+		if got := fmt.Sprint(c.OpenAdvisories()); got != open {
+			t.Errorf("%s: %s, want %s", product, got, open)
+		}
 	}
 }
 

@@ -533,7 +533,9 @@ func FuzzCertificates(f *testing.F) {
 func TestProbe(t *testing.T) {
 	absent := &fs.PathError{Op: "stat", Path: "x", Err: syscall.ENOENT}
 	noDevice := func() (device, error) { return device{}, absent }
+	current := fake.Options{TCB: &attest.SNPTCB{Bootloader: 10, SNP: 27, Ucode: 86}}
 	works := newTree()
+	works.chip.opts = current
 	other := newTree()
 	other.provider = "tdx_guest"
 	broken := newTree()
@@ -550,7 +552,7 @@ func TestProbe(t *testing.T) {
 		text      string
 	}{
 		"a guest":              {works, nil, nil, noDevice, "snp configfs-tsm /dev/sev-guest report certificate debug firmware", "asks for reports by configfs-tsm"},
-		"an old kernel":        {nil, absent, nil, func() (device, error) { return (&chardev{chip: &processor{}}).device(), nil }, "snp -configfs-tsm /dev/sev-guest report certificate debug firmware", "by /dev/sev-guest"},
+		"an old kernel":        {nil, absent, nil, func() (device, error) { return (&chardev{chip: &processor{opts: current}}).device(), nil }, "snp -configfs-tsm /dev/sev-guest report certificate debug firmware", "by /dev/sev-guest"},
 		"no permission":        {nil, absent, nil, func() (device, error) { return device{}, syscall.EACCES }, "-snp -configfs-tsm -/dev/sev-guest", "cannot be opened: permission denied"},
 		"no guest":             {nil, absent, absent, noDevice, "-snp -configfs-tsm -/dev/sev-guest", "This machine cannot attest"},
 		"a TDX guest":          {other, nil, absent, noDevice, "-snp -configfs-tsm -/dev/sev-guest", `provided by "tdx_guest"`},
