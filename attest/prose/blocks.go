@@ -1,6 +1,7 @@
 package prose
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,6 +48,7 @@ func snp(p *page, c *attest.SNPClaims) {
 	p.say("Guest policy", "%s", jsonText(c.GuestPolicy))
 	p.say("Platform", "%s", jsonText(c.Platform))
 	p.say("Image keys", "id key %s, author key %s, guest SVN %d", zeroText(c.IDKeyDigest), zeroText(c.AuthorKeyDigest), c.GuestSVN)
+	p.say("Host data", "%s", zeroText(c.HostData))
 }
 
 func level(t attest.SNPTCB) string {
@@ -87,6 +89,17 @@ func tdx(p *page, c *attest.TDXClaims) {
 		}
 	}
 	p.say("Attributes", "%s, XFAM %s", c.Attributes, c.XFAM)
+	if now := c.TEETCBSVN2; now != nil && !bytes.Equal(now, c.TEETCBSVN) {
+		p.say("TDX module", "replaced since this TD was started: TCB SVN %s then, %s now", c.TEETCBSVN, now)
+	}
+	for _, m := range []struct {
+		name  string
+		value attest.HexBytes
+	}{{"Config id", c.MRConfigID}, {"Owner", c.MROwner}, {"Owner's config", c.MROwnerConfig}, {"Service TD", c.MRServiceTD}} {
+		if text := zeroText(m.value); text != "zero" {
+			p.say(m.name, "%s", text)
+		}
+	}
 	for i, r := range c.RTMR {
 		p.say("RTMR "+strconv.Itoa(i), "%s", zeroText(r))
 	}
@@ -94,11 +107,27 @@ func tdx(p *page, c *attest.TDXClaims) {
 		p.say("Event log", "none came along, so the registers are digests and no more")
 		return
 	}
-	var events []string
-	for _, e := range c.EventLog.Events {
-		events = append(events, fmt.Sprintf("RTMR %d: %d × %s %s", e.RTMR, e.Count, e.Type, e.Name))
+	p.list("Event log", append(replayed(c), events(c.EventLog)...))
+}
+
+// replayed says of which registers a log is the whole story.
+func replayed(c *attest.TDXClaims) (out []string) {
+	for i, want := range c.EventLog.Replay {
+		switch {
+		case want != nil && !bytes.Equal(want, c.RTMR[i]):
+			out = append(out, fmt.Sprintf("RTMR %d: NOT what its events lead to, so they explain nothing", i))
+		case want == nil && zeroText(c.RTMR[i]) != "zero":
+			out = append(out, fmt.Sprintf("RTMR %d: no event explains it", i))
+		}
 	}
-	p.list("Event log", events)
+	return out
+}
+
+func events(log *attest.TDXEventLog) (out []string) {
+	for _, e := range log.Events {
+		out = append(out, fmt.Sprintf("RTMR %d: %d × %s %s", e.RTMR, e.Count, e.Type, e.Name))
+	}
+	return out
 }
 
 func advisories(ids []string) string {

@@ -9,7 +9,9 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse"
 	format "github.com/consilium-fl/consilium/attest/snp"
+	tdxformat "github.com/consilium-fl/consilium/attest/tdx"
 	fake "github.com/consilium-fl/consilium/attest/testtee/amd"
+	"github.com/consilium-fl/consilium/attest/testtee/intel"
 )
 
 var day = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
@@ -102,6 +104,41 @@ func TestOwnWord(t *testing.T) {
 		r := attest.NewVerifiers().Check(tc.e, in, attest.Policy{})
 		if text := strings.Join(strings.Fields(Evidence("raw", tc.e, r, in)), " "); !strings.Contains(text, tc.says) || strings.Contains(text, tc.nothing) {
 			t.Errorf("want %q and no %q in\n%s", tc.says, tc.nothing, text)
+		}
+	}
+}
+
+// TestRegisters: what a TD's log does not lead to is no explanation, and a module that was replaced is told of.
+func TestRegisters(t *testing.T) {
+	world, machine := intel.New(nil), intel.NewMachine()
+	log := intel.NewEventLog()
+	log.Measure(0, 0x80000001, [48]byte{1}, nil)
+	td := intel.NewTD([64]byte{1})
+	td.RTMR = log.RTMR
+	td.RTMR[1] = [48]byte{9}
+	trust, err := endorse.New(world.Trust(machine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := attest.Inputs{Now: intel.Now(), Trust: trust}
+	explain := func() string {
+		e := attest.Evidence{Format: attest.FormatTDX, Statement: world.Quote(world.PCK(machine), td), Endorsements: map[string][]byte{attest.CCEL: log.Bytes}}
+		r := attest.NewVerifiers(tdxformat.NewVerifier()).Check(e, in, attest.Policy{Role: attest.RoleNode, Accept: attest.Formats(), Measurements: attest.AnySet(), Machines: attest.AnySet()})
+		if !r.Authentic() {
+			t.Fatal(r.Reasons)
+		}
+		return strings.Join(strings.Fields(Evidence("raw", e, r, in)), " ")
+	}
+	if text := explain(); !strings.Contains(text, "Event log - RTMR 1: no event explains it - RTMR 0: 1 ×") || strings.Contains(text, "NOT") || strings.Contains(text, "replaced") || strings.Contains(text, "Service TD") {
+		t.Error(text)
+	}
+	td.RTMR[0][0] ^= 1
+	td.TEETCBSVN2[0]++
+	td.MRServiceTD[0] = 7
+	text := explain()
+	for _, want := range []string{"Event log - RTMR 0: NOT what its events lead to", "TDX module replaced since this TD was started: TCB SVN 06010200", "Service TD 0700"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
 }
