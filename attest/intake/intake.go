@@ -1,6 +1,6 @@
 // Package intake recognises evidence in files by their content: raw reports, quotes and tokens, their hex and base64
-// text, reports with certificates after them, the messages of Google's tools, and the JSON envelopes of the common
-// tools, compressed too. It decides nothing: what it finds is for a verifier to authenticate, so a wrong guess is a
+// text, reports with certificates after them, the messages of Google's tools, our own records of sessions, and the JSON
+// envelopes of the common tools, compressed too. It decides nothing: what it finds is for a verifier to authenticate, so a wrong guess is a
 // refusal and never an acceptance.
 package intake
 
@@ -36,7 +36,7 @@ const (
 	hclReport
 	token
 	tpmAttestation
-	azureEvidence
+	evidence
 	certificate
 	eventLog
 	collateral
@@ -50,7 +50,7 @@ var formats = map[kind]attest.Format{
 type piece struct {
 	kind  kind
 	b     []byte
-	azure attest.Evidence // whole, of an azureEvidence
+	whole attest.Evidence // of the kind evidence
 }
 
 // Read finds the evidence in a file, and says in words how it was found.
@@ -76,6 +76,7 @@ func read(b []byte) (attest.Evidence, string, error) {
 	case s.json(trimmed, 0):
 		how = "a JSON envelope"
 	case s.bytes(b, 0):
+	case isToken(trimmed) && s.bytes(trimmed, 0):
 	case s.bytes(text(trimmed), 0):
 		how = "text"
 	case s.textMessage(trimmed):
@@ -92,7 +93,7 @@ func read(b []byte) (attest.Evidence, string, error) {
 }
 
 // shapes tells of what is recognised.
-const shapes = "SNP reports, TDX quotes, HCL reports, Confidential Space tokens and the messages of go-sev-guest, go-tdx-guest and go-tpm-tools: raw, in hex or base64, with certificates after them, or in JSON"
+const shapes = "SNP reports, TDX quotes, HCL reports, Confidential Space tokens, records of sessions and the messages of go-sev-guest, go-tdx-guest and go-tpm-tools: raw, in hex or base64, with certificates after them, or in JSON"
 
 // found says what is there in place of evidence.
 func found(b []byte, ps []piece) string {
@@ -120,8 +121,13 @@ func found(b []byte, ps []piece) string {
 	return fmt.Sprintf("%d bytes that begin with %x", len(b), b[:min(len(b), 4)]) // and no more: it may be a secret
 }
 
-// raw recognises bytes that begin with a statement.
+// raw recognises bytes that begin with a statement, and a record of a session, as an output folder keeps it.
 func raw(b []byte) []piece {
+	if len(b) > 0 && b[0] == mapOfFive {
+		if r, err := attest.ParseRecord(b); err == nil && r.Evidence.Format != "" {
+			return []piece{{kind: evidence, whole: r.Evidence}}
+		}
+	}
 	switch {
 	case bytes.HasPrefix(b, []byte("HCLA")):
 		return []piece{{kind: hclReport, b: b}}
@@ -134,6 +140,9 @@ func raw(b []byte) []piece {
 	}
 	return binaryMessage(b)
 }
+
+// mapOfFive is what a record begins with: a map of its five fields in CBOR (RFC 8949, section 3.1).
+const mapOfFive = 0xa5
 
 // isReport looks at version, signature algorithm and the guest policy's bit that is always one. A cut report is one
 // too: the verifier says what is wrong with it.
@@ -312,8 +321,8 @@ func assemble(ps []piece) (attest.Evidence, error) {
 // statement is what a piece is evidence of, empty for what only comes along.
 func (p piece) statement() attest.Evidence {
 	switch p.kind {
-	case azureEvidence:
-		return p.azure
+	case evidence:
+		return p.whole
 	case hclReport:
 		if overTDX(p.b) {
 			return attest.Evidence{Format: attest.FormatAzureTDX, Statement: p.b}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/consilium-fl/consilium/attest/azure"
 )
@@ -59,10 +60,10 @@ func (s *search) inflate(b []byte) []byte {
 	return out
 }
 
-// json walks over an object or a list, and says whether b is one.
+// json walks over an object, a list or a quoted text, and says whether b is one.
 func (s *search) json(b []byte, depth int) bool {
 	b = bytes.TrimSpace(b)
-	if len(b) == 0 || b[0] != '{' && b[0] != '[' {
+	if len(b) == 0 || !strings.ContainsRune(`{["`, rune(b[0])) {
 		return false
 	}
 	var v any
@@ -116,7 +117,7 @@ func (s *search) object(o map[string]any) bool {
 	case o["hcl_report"] != nil, pcrs && o["report"] != nil && o["vcek"] != nil:
 		e, err := azure.FromTrustee(written(o))
 		s.err = err
-		return s.add(piece{kind: azureEvidence, azure: e})
+		return s.add(piece{kind: evidence, whole: e})
 	case o["tcb_info"] != nil && o["qe_identity"] != nil:
 		return s.add(piece{kind: collateral, b: written(o)})
 	}

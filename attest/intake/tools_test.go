@@ -126,6 +126,7 @@ func TestTools(t *testing.T) {
 	snakes := protojson.MarshalOptions{UseProtoNames: true}
 	nested := `{"SnpReport":"` + b64u(r) + `","VcekCertChain":"` + b64u(chain) + `"}`
 	hcl, hclTD, forms := azureForms(vcek)
+	record := attest.Record{Evidence: attest.Evidence{Format: attest.FormatSNP, Statement: r, Endorsements: map[string][]byte{"vcek": vcek}}, Binding: attest.Binding{Role: attest.RoleNode}}
 	withQuote := []string{"tpm-pcrs", "tpm-quote", "tpm-signature"}
 	for name, tc := range map[string]struct {
 		in        string
@@ -147,6 +148,9 @@ func TestTools(t *testing.T) {
 		"an HCL report and a log":            {`{"hcl":"` + b64(hcl) + `","log":"` + b64(log) + `"}`, attest.FormatAzureSNP, hcl, []string{attest.EventLog}},
 		"a token with certificates":          {jwt(`{"alg":"RS256","kid":"k","x5c":["a"]}`), attest.FormatCSPKI, []byte(jwt(`{"alg":"RS256","kid":"k","x5c":["a"]}`)), nil},
 		"a token that names its key":         {jwt(`{"alg":"RS256","kid":"k"}`) + "\n", attest.FormatCSOIDC, []byte(jwt(`{"alg":"RS256","kid":"k"}`)), nil},
+		"a token after a blank":              {" " + jwt(`{"kid":"k"}`), attest.FormatCSOIDC, []byte(jwt(`{"kid":"k"}`)), nil},
+		"a token in quotes":                  {`"` + jwt(`{"kid":"k"}`) + `"`, attest.FormatCSOIDC, []byte(jwt(`{"kid":"k"}`)), nil},
+		"a record of a session":              {string(got(record.Encode())), attest.FormatSNP, r, []string{"vcek"}},
 		"a token in JSON":                    {`{"token":"` + jwt(`{"alg":"RS256","kid":"k"}`) + `"}`, attest.FormatCSOIDC, []byte(jwt(`{"alg":"RS256","kid":"k"}`)), nil},
 		"go-sev-guest's report":              {string(got(proto.Marshal(report))), attest.FormatSNP, r, nil},
 		"go-sev-guest's report in text":      {prototext.Format(report), attest.FormatSNP, r, nil},
