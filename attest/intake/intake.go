@@ -207,7 +207,7 @@ func certificates(b []byte) []piece {
 	var ps []piece
 	for rest := bytes.TrimSpace(b); len(rest) > 0; {
 		block, after := pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, []byte("-----BEGIN")) {
+		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, []byte("-----BEGIN")) || len(ps) == maxPieces {
 			ps = nil
 			break
 		}
@@ -219,7 +219,7 @@ func certificates(b []byte) []piece {
 	}
 	for len(b) > 0 {
 		n := derLength(b)
-		if n == 0 {
+		if n == 0 || len(ps) == maxPieces {
 			return nil
 		}
 		ps = append(ps, piece{kind: certificate, b: b[:n]})

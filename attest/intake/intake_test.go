@@ -151,6 +151,7 @@ func TestReadNothing(t *testing.T) {
 		"two reports":   []byte(`{"a":"` + hex.EncodeToString(madeReport()) + `","b":"` + hex.EncodeToString(two) + `"}`),
 		"a certificate": certificateOf(t, "SEV-VCEK"),
 		"a large file":  make([]byte, MaxFile+1),
+		"certificates":  bytes.Repeat([]byte{0x30, 0x82, 0, 0}, MaxFile/4),
 		"deep":          []byte(strings.Repeat(`{"a":`, 100) + `"` + hex.EncodeToString(madeReport()) + `"` + strings.Repeat("}", 100)),
 	} {
 		if e, _, err := Read(b); err == nil {
