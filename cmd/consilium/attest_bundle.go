@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,9 +17,12 @@ import (
 
 	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/endorse/bundle"
+	"github.com/consilium-fl/consilium/attest/endorse/pccs"
 	"github.com/consilium-fl/consilium/attest/endorse/refresh"
+	"github.com/consilium-fl/consilium/attest/endorse/roots"
 	"github.com/consilium-fl/consilium/internal/keyfile"
 	"github.com/consilium-fl/consilium/internal/signed"
+	"github.com/consilium-fl/consilium/internal/store"
 )
 
 type bundleResult struct {
@@ -222,14 +227,31 @@ func (a *app) bundleImport() *cobra.Command {
 	var dir string
 	var keys []string
 	c := &cobra.Command{
-		Use:   "import FILE --dir DIR --key ed25519:…",
-		Short: "Keep a bundle, if a pinned key signed it and its serial is higher than all before",
-		Long: `Keeps the bundle in DIR, which a node's configuration then names. A bundle of a lower serial than one that DIR has seen is refused: with it older
-revocation lists would come back. A root that bears a vendor's name and is not the vendor's is refused.`,
-		Example: "  consilium attest bundle import trust-8.tar --dir /var/lib/consilium/trust --key ed25519:…",
+		Use:   "import FILE --dir DIR [--key ed25519:…]",
+		Short: "Keep a bundle, if a pinned key signed it and its serial is higher than all before; or what Intel's tool fetched",
+		Long: `Keeps the bundle in DIR, which a node's configuration then names under bundle. A bundle of a lower serial than one that DIR has seen is refused: with it
+older revocation lists would come back. A root that bears a vendor's name and is not the vendor's is refused.
+
+A file of Intel's PCCS administration tool (pccsadmin fetch, platform_collaterals.json) is known by its content and needs no --key, since Intel has signed each
+part of it. DIR is then a trust folder, which gets a file for each part by which TDX quotes are verified. Each has to lead to a root in DIR or Intel's published
+one, to hold now, and to be no older than what DIR has; if one is not, none is written. A list whose issuer's certificate is not in the file is left out.`,
+		Example: "  consilium attest bundle import trust-8.tar --dir /var/lib/consilium/trust --key ed25519:…\n  consilium attest bundle import platform_collaterals.json --dir /etc/consilium/trust",
 		Args:    takes("FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := required(c, "dir", "key"); err != nil {
+			if err := required(c, "dir"); err != nil {
+				return err
+			}
+			b, err := readBundle(args[0])
+			if err != nil {
+				return err
+			}
+			if pccs.Is(b) {
+				if len(keys) > 0 {
+					return usage(c, "--key: got one, want none for a file of Intel's tool")
+				}
+				return a.importCollateral(dir, b)
+			}
+			if err := required(c, "key"); err != nil {
 				return err
 			}
 			var pinned []ed25519.PublicKey
@@ -240,10 +262,6 @@ revocation lists would come back. A root that bears a vendor's name and is not t
 				}
 				pinned = append(pinned, k)
 			}
-			b, err := readBundle(args[0])
-			if err != nil {
-				return err
-			}
 			m, err := bundle.Import(dir, b, a.now(), pinned...)
 			if err != nil {
 				return fmt.Errorf("%w: %w", errUnverified, err)
@@ -252,7 +270,72 @@ revocation lists would come back. A root that bears a vendor's name and is not t
 			return a.print(r, r.String())
 		},
 	}
-	c.Flags().StringVar(&dir, "dir", "", "`DIR` that keeps the bundle; made if it is not there")
-	c.Flags().StringArrayVar(&keys, "key", nil, "public `KEY` that may sign, ed25519:…; may be given again")
+	c.Flags().StringVar(&dir, "dir", "", "`DIR` that keeps the bundle, made if it is not there; or a trust folder")
+	c.Flags().StringArrayVar(&keys, "key", nil, "public `KEY` that may sign a bundle, ed25519:…; may be given again")
 	return c
+}
+
+type collateralResult struct {
+	Dir     string    `json:"dir"`
+	Files   []string  `json:"files"`
+	Missing []missing `json:"missing,omitempty"`
+}
+
+func (r collateralResult) String() string {
+	var b strings.Builder
+	for _, f := range r.Files {
+		fmt.Fprintf(&b, "%s\n", filepath.Join(r.Dir, f))
+	}
+	for _, m := range r.Missing {
+		fmt.Fprintf(&b, "left out  %s: %s\n", m.Source, m.Error)
+	}
+	return b.String()
+}
+
+// importCollateral writes what Intel's tool fetched into a trust folder, if all of it is good.
+func (a *app) importCollateral(dir string, b []byte) error {
+	c, err := pccs.Read(b)
+	if err != nil {
+		return badInput{err}
+	}
+	has, err := endorse.Load(dir)
+	if err != nil {
+		return badInput{err}
+	}
+	base, err := endorse.Union(has, roots.Snapshot())
+	if err != nil {
+		return badInput{err}
+	}
+	r := collateralResult{Dir: dir}
+	var errs []error
+	wrong := refresh.Check(base, c.Files, c.Signers, a.now())
+	for _, name := range slices.Sorted(maps.Keys(c.Files)) {
+		switch err := wrong[name]; {
+		case err == nil:
+			r.Files = append(r.Files, name)
+		case errors.Is(err, refresh.ErrNoSigner) && strings.HasSuffix(name, ".der"):
+			r.Missing = append(r.Missing, missing{name, err.Error()})
+		default:
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if len(errs) > 0 || len(r.Files) == 0 {
+		for _, m := range r.Missing {
+			errs = append(errs, fmt.Errorf("%s: %s", m.Source, m.Error))
+		}
+		return hint(fmt.Errorf("%w: %w", errUnverified, errors.Join(errs...)), "nothing was written; `pccsadmin fetch` makes a new file")
+	}
+	// Who signed comes first: a crash in between leaves nothing that cannot be verified.
+	if len(c.Signers) > 0 {
+		digest := signed.Digest(c.Signers)
+		name := fmt.Sprintf("intel-signers-%x.pem", digest[:4])
+		c.Files[name] = c.Signers
+		r.Files = slices.Insert(r.Files, 0, name)
+	}
+	for _, name := range r.Files {
+		if err := store.WriteFile(filepath.Join(dir, name), c.Files[name], 0o644); err != nil {
+			return err
+		}
+	}
+	return a.print(r, r.String())
 }

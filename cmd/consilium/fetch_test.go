@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/consilium-fl/consilium/attest/endorse"
 	"github.com/consilium-fl/consilium/attest/endorse/bundle"
 	"github.com/consilium-fl/consilium/attest/testtee/intel"
 	"github.com/consilium-fl/consilium/attest/testtee/services"
@@ -92,5 +94,81 @@ func TestFetchInParts(t *testing.T) {
 	s.Set(good)
 	if code, out, _, stderr := fetch("--json", "--out", in("whole.tar")); code != exitDone || len(out.Missing) != 0 {
 		t.Errorf("exit %d, missing %+v: %s", code, out.Missing, stderr)
+	}
+}
+
+// TestImportCollateral: of what Intel's tool fetched, the parts that lead to a root go into the trust folder, or none do.
+func TestImportCollateral(t *testing.T) {
+	x, m := intel.New(nil), intel.NewMachine()
+	trust := x.Trust(m)
+	write := func(dir, name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	collaterals := func(qe []byte) []byte {
+		b, err := json.Marshal(map[string]any{"platforms": []string{}, "collaterals": map[string]any{
+			"version":      4,
+			"tcbinfos":     []map[string]any{{"fmspc": "00806F050000", "tdx_tcbinfo": json.RawMessage(trust[intel.TCBInfoFile])}},
+			"tdqeidentity": string(qe),
+			"pckcacrl":     map[string]string{"platformCrl": hex.EncodeToString(trust[intel.PCKCRLFile])},
+			"rootcacrl":    hex.EncodeToString(trust[intel.RootCRLFile]),
+			"certificates": map[string]any{"TCB-Info-Issuer-Chain": services.IssuerChain(x.Signing.Cert, x.Root.Cert)},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	run := func(args ...string) (int, string, string) {
+		var o, e bytes.Buffer
+		a := &app{stdout: &o, stderr: &e, now: intel.Now}
+		root := a.root()
+		root.SetArgs(append([]string{"attest", "bundle", "import"}, args...))
+		code := a.explain(t.Context(), root.ExecuteContext(t.Context()))
+		return code, o.String(), e.String()
+	}
+	file := write(t.TempDir(), "platform_collaterals.json", collaterals(trust[intel.QEIdentityFile]))
+	has := func(dir string) int {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+
+	stranger := t.TempDir()
+	if code, _, stderr := run(file, "--dir", stranger); code != exitUnverified || has(stranger) != 0 || !strings.Contains(stderr, "nothing was written") {
+		t.Errorf("without the root: exit %d, %d files: %s", code, has(stranger), stderr)
+	}
+	dir := t.TempDir()
+	write(dir, "root.der", x.Root.Cert.Raw)
+	if code, _, stderr := run(write(t.TempDir(), "forged.json", collaterals(bytes.Replace(trust[intel.QEIdentityFile], []byte(`"isvprodid":2`), []byte(`"isvprodid":3`), 1))), "--dir", dir); code != exitUnverified || has(dir) != 1 || !strings.Contains(stderr, "intel-qe.json: ") {
+		t.Errorf("a forged part: exit %d, %d files: %s", code, has(dir), stderr)
+	}
+	code, stdout, _ := run(file, "--dir", dir)
+	if code != exitDone || has(dir) != 5 || !strings.Contains(stdout, "left out  intel-crl-platform.der: ") {
+		t.Errorf("exit %d, %d files: %s", code, has(dir), stdout)
+	}
+	s, err := endorse.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := s.Index(); len(i.Unknown) != 0 || len(i.Anchors()) != 1 || len(i.TCBInfos) != 1 || len(i.QEIdentities) != 1 || len(i.CRLs) != 1 {
+		t.Errorf("unknown %q, %d anchors", i.Unknown, len(i.Anchors()))
+	}
+	if code, _, stderr := run(file, "--dir", dir); code != exitDone {
+		t.Errorf("again: exit %d: %s", code, stderr)
+	}
+	if code, _, _ := run(file, "--dir", dir, "--key", "ed25519:00"); code != exitUsage {
+		t.Errorf("with a key: exit %d", code)
+	}
+	if code, _, _ := run(write(t.TempDir(), "x.json", []byte(`{"collaterals":{}}`)), "--dir", dir); code != exitBadInput {
+		t.Errorf("nothing in it: exit %d", code)
+	}
+	if code, _, _ := run(file, "--dir", filepath.Join(dir, "none")); code != exitBadInput {
+		t.Errorf("no folder: exit %d", code)
 	}
 }

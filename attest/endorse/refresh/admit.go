@@ -117,6 +117,43 @@ func (a *authority) admit(source string, parts [][]byte, pinned string, now time
 	return out, out.documents(a, x, now)
 }
 
+// ErrNoSigner says that nobody whose certificate is at hand, and leads to an anchor, signed a list or document.
+var ErrNoSigner = errors.New("nobody under an anchor signed it")
+
+// Check demands of files, each with the certificates of who signed it, what a Refresher demands of an answer: that it
+// leads to an anchor of a steward's part, holds now, and is not older than what is there. It names what is wrong with
+// which.
+func Check(base *endorse.Snapshot, files map[string][]byte, signers []byte, now time.Time) map[string]error {
+	a := newAuthority(base, now)
+	wrong := map[string]error{}
+	for name, b := range files {
+		parts := [][]byte{b}
+		if len(signers) > 0 {
+			parts = append(parts, signers)
+		}
+		item, err := a.admit("file", parts, "", now)
+		if err == nil {
+			err = errors.Join(a.marks.refuse(item.marks), a.older(item))
+		}
+		if err != nil {
+			wrong[name] = err
+		}
+	}
+	return wrong
+}
+
+// older refuses a list of whose issuer the steward has a later one.
+func (a *authority) older(item *admitted) error {
+	for _, l := range item.crls {
+		for _, has := range a.index.CRLs {
+			if bytes.Equal(has.RawIssuer, l.RawIssuer) && l.ThisUpdate.Before(has.ThisUpdate) {
+				return fmt.Errorf("revocation list of %q: %w: issued at %s, want at least %s", l.Issuer.CommonName, ErrOlder, l.ThisUpdate.UTC().Format(time.RFC3339), has.ThisUpdate.UTC().Format(time.RFC3339))
+			}
+		}
+	}
+	return nil
+}
+
 func (out *admitted) certificates(a *authority, x *endorse.Index, pinned string, now time.Time) error {
 	for _, c := range x.Certificates {
 		switch {
@@ -177,7 +214,7 @@ func (out *admitted) lists(source string, a *authority, x *endorse.Index, now ti
 			return bytes.Equal(c.RawSubject, l.RawIssuer) && l.CheckSignatureFrom(c) == nil
 		})
 		if c == nil {
-			return fmt.Errorf("%s: nobody under an anchor signed it", name)
+			return fmt.Errorf("%s: %w", name, ErrNoSigner)
 		}
 		if err := out.dated(name, l.ThisUpdate, l.NextUpdate, now); err != nil {
 			return err
@@ -197,7 +234,7 @@ func (out *admitted) documents(a *authority, x *endorse.Index, now time.Time) er
 			name += " of " + d.Head.FMSPC
 		}
 		if a.signer(x, now, func(c *x509.Certificate) bool { return signedJSON(c, d) }) == nil {
-			return fmt.Errorf("%s: nobody under an anchor signed it", name)
+			return fmt.Errorf("%s: %w", name, ErrNoSigner)
 		}
 		if err := out.dated(name, d.Head.IssueDate, d.Head.NextUpdate, now); err != nil {
 			return err
