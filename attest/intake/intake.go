@@ -336,6 +336,9 @@ func (p piece) statement() attest.Evidence {
 
 // role is the name among the endorsements of what came along with a statement.
 func (p piece) role(f attest.Format) string {
+	if f == attest.FormatCSPKI || f == attest.FormatCSOIDC {
+		return "" // a token has all that it needs in it
+	}
 	switch p.kind {
 	case certificate:
 		return roleOf(p.b)

@@ -150,6 +150,7 @@ func TestTools(t *testing.T) {
 		"a token that names its key":         {jwt(`{"alg":"RS256","kid":"k"}`) + "\n", attest.FormatCSOIDC, []byte(jwt(`{"alg":"RS256","kid":"k"}`)), nil},
 		"a token after a blank":              {" " + jwt(`{"kid":"k"}`), attest.FormatCSOIDC, []byte(jwt(`{"kid":"k"}`)), nil},
 		"a token in quotes":                  {`"` + jwt(`{"kid":"k"}`) + `"`, attest.FormatCSOIDC, []byte(jwt(`{"kid":"k"}`)), nil},
+		"a token and a log":                  {`{"token":"` + jwt(`{"kid":"k"}`) + `","log":"` + b64(log) + `","chain":` + string(got(json.Marshal(string(chain)))) + `}`, attest.FormatCSOIDC, []byte(jwt(`{"kid":"k"}`)), nil},
 		"a record of a session":              {string(got(record.Encode())), attest.FormatSNP, r, []string{"vcek"}},
 		"a token in JSON":                    {`{"token":"` + jwt(`{"alg":"RS256","kid":"k"}`) + `"}`, attest.FormatCSOIDC, []byte(jwt(`{"alg":"RS256","kid":"k"}`)), nil},
 		"go-sev-guest's report":              {string(got(proto.Marshal(report))), attest.FormatSNP, r, nil},
