@@ -118,16 +118,16 @@ func TestRead(t *testing.T) {
 
 // TestRealCollateral: real documents that a tool wrote with other blanks are signed again once they are read.
 func TestRealCollateral(t *testing.T) {
-	var real map[string]string
-	if err := json.Unmarshal(shared.File(t, "tdx/v4-phala.collateral.json"), &real); err != nil {
+	var genuine map[string]string
+	if err := json.Unmarshal(shared.File(t, "tdx/v4-phala.collateral.json"), &genuine); err != nil {
 		t.Fatal(err)
 	}
-	info := []byte(`{"tcbInfo":` + real["tcb_info"] + `,"signature":"` + real["tcb_info_signature"] + `"}`)
+	info := []byte(`{"tcbInfo":` + genuine["tcb_info"] + `,"signature":"` + genuine["tcb_info_signature"] + `"}`)
 	c, err := Read(encode(t, object{
 		"version":  4,
 		"tcbinfos": []object{{"fmspc": "B0C06F000000", "tdx_tcbinfo": spaced(t, info)}},
 		"certificates": object{
-			"TCB-Info-Issuer-Chain": real["tcb_info_issuer_chain"],
+			"TCB-Info-Issuer-Chain": genuine["tcb_info_issuer_chain"],
 		},
 	}))
 	if err != nil {
