@@ -20,7 +20,6 @@ import (
 	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/channel"
 	"github.com/consilium-fl/consilium/audit"
-	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/identity"
 	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
@@ -93,7 +92,7 @@ func New(c Config, d Deps) (*Coordinator, error) {
 		return nil, fmt.Errorf("making a coordinator: %w", err)
 	}
 	x.doors = newDoorkeeper(x)
-	x.kept = newKept(filepath.Join(c.State, "appraised"), grounds.Amenders(d.Consortium))
+	x.kept = newKept(filepath.Join(c.State, "appraised"), d.Consortium)
 	return x, nil
 }
 
@@ -200,6 +199,9 @@ func (c *Coordinator) open(ctx context.Context) (*transport.Server, *channel.Cre
 		return nil, nil, err
 	}
 	if err := c.loadStudies(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := c.needKept(ctx); err != nil {
 		return nil, nil, err
 	}
 	creds, err := channel.NewServer(channel.Config{

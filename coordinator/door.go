@@ -151,7 +151,7 @@ func (d *doorkeeper) admission(ctx context.Context, x channel.Session, own []byt
 	if x.PeerRole == attest.RoleNode {
 		object = sha256.Sum256(x.Record)
 		if who.SVID {
-			if err := d.c.kept.keep(x.Result.Trust); err != nil {
+			if err := d.c.kept.keep(x.Study, x.Result.Trust, x.Result.Policy); err != nil {
 				return err
 			}
 			if err := s.keepEvidence(who.Hospital, x.Record); err != nil {
@@ -176,11 +176,11 @@ func (s *dossier) keepOwn(ctx context.Context, own []byte) error {
 	at := s.c.deps.Now()
 	g, _ := s.c.deps.Grounds.Current()
 	trust := g.Trust.Digest()
-	if err := errors.Join(s.c.kept.see(g), s.c.kept.keep(trust)); err != nil {
-		return err
-	}
 	policy, err := s.c.ownPolicy(own, at, g)
 	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.c.kept.see(g), s.c.kept.keep(s.digest, trust, policy)); err != nil {
 		return err
 	}
 	if err := store.WriteFile(s.path("evidence", ownEvidence), own, 0); err != nil {

@@ -160,6 +160,7 @@ func (s *dossier) conclude(ctx context.Context, state State, why string) error {
 	if err := removeWords(s.path("rounds")); err != nil {
 		s.log.Warn("words of an ended study stay on disk", "error", err)
 	}
+	s.c.pruneKept()
 	s.events.tell(Event{Kind: "state", Text: s.says()})
 	s.events.close()
 	s.feed.close()
@@ -267,7 +268,7 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 			return err
 		}
 	}
-	references, err := c.kept.references(c.deps.Consortium)
+	references, err := c.kept.references()
 	if err != nil {
 		return err
 	}
