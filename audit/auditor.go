@@ -35,11 +35,13 @@ const (
 )
 
 // Memory is where an auditor keeps its last checkpoint and pending promises, durably: Store has
-// fsynced and replaced the whole, or has failed and changed nothing. Load returns nil when nothing
-// was stored.
+// fsynced and replaced the whole, or has failed and changed nothing. What Put takes, promises alone, may become
+// durable later: with the next Store, or when the memory's owner sees to it, which it does before it gives any
+// answer to what they came with. Load returns nil when nothing was stored.
 type Memory interface {
 	Load() ([]byte, error)
 	Store([]byte) error
+	Put([]byte) error
 }
 
 // AuditorConfig says which log is audited, and who co-signs it.
@@ -180,7 +182,9 @@ func (a *Auditor) restore(b []byte) error {
 }
 
 // store writes the state down as it would be with the given checkpoint seen. Called with mu held.
-func (a *Auditor) store(seenNote []byte) error {
+func (a *Auditor) store(seenNote []byte) error { return a.write(seenNote, a.c.Memory.Store) }
+
+func (a *Auditor) write(seenNote []byte, to func([]byte) error) error {
 	m := storedCBOR{Origin: a.c.Origin, Seen: seenNote, Counted: a.countNote, Evidence: a.evidence}
 	if a.fault != nil {
 		m.Fault = a.fault.Error()
@@ -190,7 +194,7 @@ func (a *Auditor) store(seenNote []byte) error {
 	}
 	b, err := signed.Encode(m)
 	if err == nil {
-		err = a.c.Memory.Store(b)
+		err = to(b)
 	}
 	if err != nil {
 		return fmt.Errorf("auditing log %q: storing memory: %w", a.c.Origin, err)
@@ -231,7 +235,7 @@ func (a *Auditor) stopped() error {
 	return a.fault
 }
 
-// Expect remembers promises, durably, in one write: each must be included by the time it is due.
+// Expect remembers promises, in one Put of Memory: each must be included by the time it is due.
 // One that is already known costs nothing. A promise that contradicts another, or the log as seen,
 // is [ErrForked]. One for an index that the last checkpoint covers is settled at once while that
 // part of the log is still at hand, else by the next [Auditor.Advance].
@@ -261,7 +265,7 @@ func (a *Auditor) Expect(ps ...Promised) error {
 	a.settle()
 	added = slices.DeleteFunc(added, func(i uint64) bool { return a.pending[i] == nil })
 	if len(added) > 0 {
-		if storeErr := a.store(a.seenNote); storeErr != nil {
+		if storeErr := a.write(a.seenNote, a.c.Memory.Put); storeErr != nil {
 			for _, i := range added {
 				delete(a.pending, i) // the caller knows that it is not remembered
 			}

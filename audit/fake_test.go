@@ -209,6 +209,8 @@ func (m *fakeMemory) Store(b []byte) error {
 	return nil
 }
 
+func (m *fakeMemory) Put(b []byte) error { return m.Store(b) }
+
 func auditor(t *testing.T, hospital string, m Memory) *Auditor {
 	t.Helper()
 	c := AuditorConfig{Origin: testOrigin, Log: logPublic(), Witnesses: testWitnesses(), Memory: m}

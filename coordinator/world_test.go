@@ -339,6 +339,7 @@ type memory struct{ b []byte }
 
 func (m *memory) Load() ([]byte, error) { return m.b, nil }
 func (m *memory) Store(b []byte) error  { m.b = bytes.Clone(b); return nil }
+func (m *memory) Put(b []byte) error    { return m.Store(b) }
 
 func (f *federation) newHospital(name string, serial uint64) *hospital {
 	h := &hospital{f: f, name: name, key: newKey(f.t), witness: newKey(f.t), silent: map[string]bool{}, plain: []int64{100, -200, int64(len(name))}}

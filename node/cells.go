@@ -1,58 +1,121 @@
 package node
 
 import (
-	"encoding/binary"
-	"errors"
+	"bytes"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 
+	"github.com/consilium-fl/consilium/internal/signed"
 	"github.com/consilium-fl/consilium/internal/store"
 )
 
-// cells are what a study's runner has to remember over a restart, each replaced durably and often.
+// cells are what a study's runner has to remember over a restart. They change together and lie in one cell, so that
+// an answer costs one write: what is only put down goes out with the next commit, and nothing leaves before that.
 type cells struct {
-	round  *store.Cell // the last round seen, 8 bytes
-	state  *store.Cell // of the last round's machine, once it has answered
-	memory *store.Cell // the auditor's
+	mu    sync.Mutex
+	cell  *store.Cell
+	now   sheet
+	dirty bool // now is not what the cell holds
+}
+
+type sheet struct {
+	Round uint64 `cbor:"1,keyasint"` // the last one seen
+	State []byte `cbor:"2,keyasint"` // of the last round's machine, once it has answered
+	Log   []byte `cbor:"3,keyasint"` // the auditor's
 }
 
 func (c *cells) open(dir string) error {
-	for name, to := range map[string]**store.Cell{"last-round": &c.round, "member-state": &c.state, "log-memory": &c.memory} {
-		cell, err := store.OpenCell(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		*to = cell
+	cell, err := store.OpenCell(filepath.Join(dir, "memory"))
+	if err != nil {
+		return err
+	}
+	c.cell = cell
+	b, err := cell.Load()
+	if err == nil && b != nil {
+		err = signed.Decode(b, &c.now)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the study's memory in %q: %w", dir, err)
 	}
 	return nil
 }
 
 func (c *cells) close(log *slog.Logger) {
-	var errs []error
-	for _, cell := range []*store.Cell{c.round, c.state, c.memory} {
-		if cell != nil {
-			errs = append(errs, cell.Close())
-		}
+	if c.cell == nil {
+		return
 	}
-	if err := errors.Join(errs...); err != nil {
-		log.Warn("closing the study's files failed", "error", err)
+	if err := c.cell.Close(); err != nil {
+		log.Warn("closing the study's memory failed", "error", err)
 	}
 }
 
 // seen is the number of the last round that this node began.
-func (c *cells) seen() (uint64, error) {
-	b, err := c.round.Load()
-	if err != nil || b == nil {
-		return 0, err
-	}
-	if len(b) != 8 {
-		return 0, fmt.Errorf("reading the last round seen: %d bytes, want 8", len(b))
-	}
-	return binary.BigEndian.Uint64(b), nil
+func (c *cells) seen() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now.Round
+}
+
+// state is that of the last round's machine; nil: it has not answered.
+func (c *cells) state() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return bytes.Clone(c.now.State)
 }
 
 // see makes the number durable before anything of that round is answered.
-func (c *cells) see(n uint64) error {
-	return c.round.Store(binary.BigEndian.AppendUint64(nil, n))
+func (c *cells) see(n uint64) error { return c.keep(func(s *sheet) { s.Round = n }) }
+
+// remember makes a machine's state durable.
+func (c *cells) remember(state []byte) error { return c.keep(func(s *sheet) { s.State = state }) }
+
+// commit makes durable what was only put down.
+func (c *cells) commit() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dirty {
+		return nil
+	}
+	return c.store(c.now)
+}
+
+func (c *cells) keep(change func(*sheet)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.now
+	change(&next)
+	return c.store(next)
+}
+
+// store is called with mu held. When it fails nothing has changed.
+func (c *cells) store(next sheet) error {
+	b, err := signed.Encode(next)
+	if err == nil {
+		err = c.cell.Store(b)
+	}
+	if err != nil {
+		return err
+	}
+	c.now, c.dirty = next, false
+	return nil
+}
+
+// logMemory is the auditor's part.
+type logMemory struct{ *cells }
+
+func (m logMemory) Load() ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return bytes.Clone(m.now.Log), nil
+}
+
+func (m logMemory) Store(b []byte) error { return m.keep(func(s *sheet) { s.Log = b }) }
+
+func (m logMemory) Put(b []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now.Log, m.dirty = b, true
+	return nil
 }

@@ -78,10 +78,7 @@ func (s *serving) plan(ctx context.Context, m aggregate.Signed, leaves []audit.L
 // mayBegin makes the machine of a plan that holds up. The consent is asked last, and before a patient is
 // looked at.
 func (s *serving) mayBegin(ctx context.Context, m aggregate.Signed, number uint64, leaves []audit.Leaf) (*aggregate.Member, error) {
-	last, err := s.cells.seen()
-	if err != nil {
-		return nil, err
-	}
+	last := s.cells.seen()
 	if number <= last || number > last+farthest {
 		return nil, fmt.Errorf("its number is %d, want more than %d and at most %d", number, last, last+farthest)
 	}
@@ -195,7 +192,7 @@ func (s *serving) do(f aggregate.Effect) (next aggregate.Event, err error) {
 	case aggregate.Persist:
 		// Dying before this line: nothing was answered. After it: the answer may have left, and the
 		// machine restored from here gives no other.
-		s.durable(s.cells.state.Store(f.State))
+		s.durable(s.cells.remember(f.State))
 	case aggregate.Send:
 		if f.Message.Kind == "ready" {
 			// The first answer of a round. Dying before this line: the Plan comes again, and all of the round

@@ -265,7 +265,7 @@ func (r *runner) openAuditor(t *terms.Terms) error {
 		Witnesses: audit.Witnesses{Keys: maps.Clone(r.witnesses.Keys), Need: t.Need},
 		Witness:   r.node.deps.WitnessKey,
 		Name:      r.node.config.Hospital,
-		Memory:    r.cells.memory,
+		Memory:    logMemory{&r.cells},
 	})
 	if err != nil {
 		return fmt.Errorf("opening the log memory: %w", err)

@@ -23,6 +23,11 @@ func (s *serving) queue(m aggregate.Signed) error {
 	if s.round == nil { // given up
 		return nil
 	}
+	// Dying before this line: the promises that came with what is answered are forgotten, and so is the answer.
+	s.durable(s.cells.commit())
+	if s.round == nil {
+		return nil
+	}
 	if drop := s.node.deps.Drop; drop != nil {
 		switch number := s.round.number; {
 		case m.Kind == "ready" && drop(number, m.Kind):
@@ -213,19 +218,15 @@ func (s *serving) resume(ctx context.Context) error {
 
 // stored restores the machine of the last round answered; nil without an error when there is none.
 func (s *serving) stored() (*aggregate.Member, error) {
-	state, err := s.cells.state.Load()
-	if err != nil || state == nil {
-		return nil, err
+	state := s.cells.state()
+	if state == nil {
+		return nil, nil
 	}
 	id, u, err := aggregate.StoredUpload(state)
 	if err != nil {
 		return nil, err
 	}
-	last, err := s.cells.seen()
-	if err != nil {
-		return nil, err
-	}
-	if id.Study != s.digest || id.Number != last {
+	if last := s.cells.seen(); id.Study != s.digest || id.Number != last {
 		return nil, fmt.Errorf("it is round %d, and round %d was answered", id.Number, last)
 	}
 	f, _, err := s.spool.whole(u.Vector)

@@ -234,27 +234,84 @@ func TestSpoolWhole(t *testing.T) {
 	ok(t, s.void())
 }
 
-func TestLastRoundIsKept(t *testing.T) {
+// reopened is what another process would find.
+func reopened(t *testing.T, dir string) *cells {
+	t.Helper()
+	c := &cells{}
+	ok(t, c.open(dir))
+	t.Cleanup(func() { c.close(slog.New(slog.DiscardHandler)) })
+	return c
+}
+
+func TestCellsAreKept(t *testing.T) {
 	dir := t.TempDir()
-	log := slog.New(slog.DiscardHandler)
 	for want := range uint64(3) {
-		var c cells
-		ok(t, c.open(dir))
-		got, err := c.seen()
-		ok(t, err)
-		if got != want {
+		c := reopened(t, dir)
+		if got := c.seen(); got != want {
 			t.Errorf("last seen %d, want %d", got, want)
 		}
 		ok(t, c.see(want+1))
-		c.close(log)
 	}
+	c := reopened(t, dir)
+	ok(t, c.remember([]byte("state")))
+	ok(t, logMemory{c}.Store([]byte("log")))
+	ok(t, c.see(7))
+	again := reopened(t, dir)
+	b, err := logMemory{again}.Load()
+	ok(t, err)
+	if again.seen() != 7 || string(again.state()) != "state" || string(b) != "log" {
+		t.Errorf("got round %d, state %q, log %q", again.seen(), again.state(), b)
+	}
+}
+
+func TestCellsCommitWhatWasPut(t *testing.T) {
+	kept := func(dir string) string {
+		b, err := logMemory{reopened(t, dir)}.Load()
+		ok(t, err)
+		return string(b)
+	}
+	for name, commit := range map[string]func(*cells) error{
+		"commit":   (*cells).commit,
+		"see":      func(c *cells) error { return c.see(1) },
+		"remember": func(c *cells) error { return c.remember(nil) },
+	} {
+		dir := t.TempDir()
+		c := reopened(t, dir)
+		ok(t, logMemory{c}.Put([]byte("promise")))
+		if got := kept(dir); got != "" {
+			t.Errorf("%s: %q is durable before it", name, got)
+		}
+		ok(t, commit(c))
+		if got := kept(dir); got != "promise" {
+			t.Errorf("%s: %q is durable after it", name, got)
+		}
+	}
+}
+
+func TestCellsThatCannotBeStored(t *testing.T) {
+	c := reopened(t, t.TempDir())
+	ok(t, c.see(1))
+	ok(t, logMemory{c}.Put([]byte("promise")))
+	c.close(slog.New(slog.DiscardHandler)) // the disk is gone
+	if c.commit() == nil || c.see(2) == nil || c.remember([]byte("state")) == nil {
+		t.Error("stored on a disk that is gone")
+	}
+	if c.seen() != 1 || c.state() != nil || !c.dirty {
+		t.Errorf("after a failed store: round %d, state %q, dirty %v", c.seen(), c.state(), c.dirty)
+	}
+}
+
+func TestCellsOfAnotherShape(t *testing.T) {
+	dir := t.TempDir()
+	cell, err := store.OpenCell(filepath.Join(dir, "memory"))
+	ok(t, err)
+	ok(t, cell.Store([]byte("no sheet")))
+	ok(t, cell.Close())
 	var c cells
-	ok(t, c.open(dir))
-	defer c.close(log)
-	ok(t, c.round.Store([]byte{1}))
-	if _, err := c.seen(); err == nil {
-		t.Error("a round number of one byte was read")
+	if err := c.open(dir); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("got %v, want the folder named", err)
 	}
+	c.close(slog.New(slog.DiscardHandler))
 }
 
 func TestInboxKeepsTheNewestOfEachSort(t *testing.T) {

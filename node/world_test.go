@@ -328,6 +328,7 @@ type memory struct{}
 
 func (memory) Load() ([]byte, error) { return nil, nil }
 func (memory) Store([]byte) error    { return nil }
+func (memory) Put([]byte) error      { return nil }
 
 // peer is another hospital: its machine is real.
 type peer struct {

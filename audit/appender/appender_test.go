@@ -349,6 +349,7 @@ type memory struct{ b []byte }
 
 func (m *memory) Load() ([]byte, error) { return m.b, nil }
 func (m *memory) Store(b []byte) error  { m.b = b; return nil }
+func (m *memory) Put(b []byte) error    { return m.Store(b) }
 
 // TestKilledWhileAppending kills a process with -9 in the middle of its appends, five times on one
 // log. Each leaf that it had a promise for stands where it was promised, and nothing that it showed
