@@ -14,6 +14,7 @@ import (
 	"github.com/consilium-fl/consilium/internal/grounds"
 	"github.com/consilium-fl/consilium/internal/grounds/fetch"
 	"github.com/consilium-fl/consilium/internal/policy"
+	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/internal/study"
 )
 
@@ -84,11 +85,11 @@ type Deps struct {
 type Keys struct{ Protocol, Receipt, Issuer ed25519.PrivateKey }
 
 // Store keeps studies, rounds and admissions: compare-and-swap by revision. Load of an absent key is
-// store.ErrNotFound, Swap with another revision than the stored one store.ErrStale; revision 0 creates.
-// Whatever returned nil is on disk.
+// store.ErrNotFound; SwapAll makes all changes or none, with another revision than a stored one none and
+// store.ErrStale; revision 0 creates. Whatever returned nil is on disk.
 type Store interface {
 	Load(ctx context.Context, key string) (value []byte, rev int64, err error)
-	Swap(ctx context.Context, key string, rev int64, value []byte) (int64, error)
+	SwapAll(ctx context.Context, changes ...store.Change) ([]int64, error)
 	Delete(ctx context.Context, key string) error
 	List(ctx context.Context, prefix string, f func(key string, value []byte, rev int64) error) error
 }

@@ -52,7 +52,7 @@ type Coordinator struct {
 	enrolments map[string]*enrolled // newest of each hospital
 	generation uint64               // grows with each change of enrolments
 
-	svids svids
+	callers callers
 }
 
 // enrolled is the newest enrolment of a hospital.

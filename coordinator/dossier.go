@@ -251,12 +251,7 @@ func (s *dossier) setWhy(text string) {
 func (s *dossier) setFigures(p progressRecord, charged uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed, s.charged = 0, charged
-	for _, r := range p.Rounds {
-		if r.Outcome == "closed" {
-			s.closed++
-		}
-	}
+	s.closed, s.charged = p.Closed, charged
 	for _, h := range p.Spent {
 		s.spent[h] = true
 	}

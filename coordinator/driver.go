@@ -35,11 +35,12 @@ type driver struct {
 	journal  dp.Journal
 	ledger   *dp.Ledger
 	progress progressRecord
+	rounds   []roundRecord // that have ended, by rising number
 	present  map[aggregate.MemberID]*presence
 	boots    bootRecord
 
 	progressCell *cell[progressRecord]
-	machineCell  *cell[machineRecord]
+	machineCell  *cell[machineRecord] // of the running round
 	bootCell     *cell[bootRecord]
 
 	round      *aggregate.Round // nil between rounds
@@ -82,7 +83,6 @@ func newDriver(s *dossier) *driver {
 		present:      map[aggregate.MemberID]*presence{},
 		boots:        bootRecord{},
 		progressCell: &cell[progressRecord]{store: s.c.deps.Store, key: key("progress")},
-		machineCell:  &cell[machineRecord]{store: s.c.deps.Store, key: key("round")},
 		bootCell:     &cell[bootRecord]{store: s.c.deps.Store, key: key("boots")},
 	}
 }
@@ -199,6 +199,16 @@ func (d *driver) restore(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := d.s.c.deps.Store.List(ctx, d.s.endedKey(""), func(key string, b []byte, _ int64) error {
+		var r roundRecord
+		if err := signed.Decode(b, &r); err != nil {
+			return fmt.Errorf("loading %q: %w", key, err)
+		}
+		d.rounds = append(d.rounds, r)
+		return nil
+	}); err != nil {
+		return err
+	}
 	d.s.setFigures(d.progress, d.ledger.Charges(d.s.digest))
 	if boots, found, err := d.bootCell.load(ctx); err != nil {
 		return err
@@ -212,19 +222,22 @@ func (d *driver) restore(ctx context.Context) (err error) {
 // restoreRound goes on with a round that was running when the process before died: before its certificate
 // it continues, from then on it burns. Its machine knows which.
 func (d *driver) restoreRound(ctx context.Context) error {
-	m, found, err := d.machineCell.load(ctx)
-	if err != nil || !found || m.Number <= d.progress.Last {
+	number := d.progress.Last + 1
+	cell := d.s.machineCell(number)
+	m, found, err := cell.load(ctx)
+	if err != nil || !found {
 		return err
 	}
 	round, err := aggregate.RestoreRound(m.State, d.s.keyring(), d.s.c.deps.Keys.Protocol, d.s.c.deps.Entropy)
 	if err != nil {
 		// An enrolment that ran out meanwhile, say. The number stays used and the charge stands.
-		d.log.Error("a round cannot be gone on with and is given up", "round", m.Number, "error", err)
-		d.progress.Last = m.Number
+		d.log.Error("a round cannot be gone on with and is given up", "round", number, "error", err)
+		d.progress.Last = number
 		return d.progressCell.save(ctx, d.progress)
 	}
-	d.log.Info("going on with a round", "round", m.Number, "phase", string(round.Phase()))
-	d.startRound(round, m.Number)
+	d.log.Info("going on with a round", "round", number, "phase", string(round.Phase()))
+	d.startRound(round, number)
+	d.machineCell = cell
 	transcript := round.Transcript()
 	for _, s := range transcript {
 		if err := d.recall(s); err != nil {
@@ -296,13 +309,7 @@ func (d *driver) consider(ctx context.Context) (over bool, err error) {
 	if d.round != nil {
 		return false, nil
 	}
-	s, now := d.s.study, d.s.c.deps.Now()
-	closed := 0
-	for _, r := range d.progress.Rounds {
-		if r.Outcome == string(aggregate.Closed) {
-			closed++
-		}
-	}
+	s, now, closed := d.s.study, d.s.c.deps.Now(), int(d.progress.Closed)
 	charges := d.ledger.Charges(d.s.digest)
 	switch {
 	case closed >= s.Strategy.Rounds:
@@ -394,6 +401,7 @@ func (d *driver) begin(ctx context.Context) error {
 
 func (d *driver) startRound(r *aggregate.Round, number uint64) {
 	d.round, d.number, d.phase = r, number, ""
+	d.machineCell = d.s.machineCell(number)
 	d.readied, d.revoked = map[aggregate.MemberID]bool{}, map[aggregate.MemberID]bool{}
 	d.answered = map[string]map[aggregate.MemberID]bool{}
 	d.senders = map[aggregate.MemberID][]chan<- error{}
@@ -425,15 +433,15 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	if _, err := d.promises(ctx); err != nil {
 		return err
 	}
-	rec, err := d.keepTranscript(ctx, r)
+	rec, err := d.recordOf(r)
 	if err != nil {
 		return err
 	}
 	rec.Leaf = d.newestLeaf // the machine records a Result last of all
 	d.progress.Last = d.number
-	d.progress.Rounds = append(d.progress.Rounds, rec)
 	d.progress.Charged = d.ledger.Charges(d.s.digest)
 	if r.Outcome == aggregate.Closed {
+		d.progress.Closed++
 		d.progress.Model = r.Model
 		d.failures, d.notBefore = 0, time.Time{}
 	} else {
@@ -453,9 +461,11 @@ func (d *driver) end(ctx context.Context, r aggregate.Result) error {
 	for _, m := range r.Excluded {
 		d.progress.LeftOut = including(d.progress.LeftOut, string(m))
 	}
-	if err := d.progressCell.save(ctx, d.progress); err != nil {
+	ended := &cell[roundRecord]{store: d.s.c.deps.Store, key: d.s.endedKey(fmt.Sprintf("%020d", d.number))}
+	if err := saveAll(ctx, d.s.c.deps.Store, d.progressCell.with(d.progress), ended.with(rec)); err != nil {
 		return err
 	}
+	d.rounds = append(d.rounds, rec)
 	d.s.setFigures(d.progress, d.progress.Charged)
 	for _, t := range []*stopper{&d.deadline, &d.hint, &d.impasse} {
 		t.stop()
@@ -507,19 +517,10 @@ func (d *driver) pin() {
 	d.s.pinned = pinned
 }
 
-// keepTranscript stores the signed messages of a round and sums it up.
-func (d *driver) keepTranscript(ctx context.Context, r aggregate.Result) (roundRecord, error) {
+// recordOf sums up a round.
+func (d *driver) recordOf(r aggregate.Result) (roundRecord, error) {
 	rec := roundRecord{Number: d.number, Outcome: string(r.Outcome), Plan: r.Plan, Certificate: r.Certificate, Model: r.Model, Sum: r.Sum, Why: r.Why}
-	transcript := d.round.Transcript()
-	cell := d.transcriptCell(d.number)
-	// A round that was ended before, and ends again after a crash, finds its own messages there.
-	if _, _, err := cell.load(ctx); err != nil {
-		return rec, err
-	}
-	if err := cell.save(ctx, transcript); err != nil {
-		return rec, err
-	}
-	for _, s := range transcript {
+	for _, s := range d.round.Transcript() {
 		if s.Kind != "proposal" || r.Certificate == [32]byte{} {
 			continue
 		}
@@ -534,8 +535,22 @@ func (d *driver) keepTranscript(ctx context.Context, r aggregate.Result) (roundR
 	return rec, nil
 }
 
-func (d *driver) transcriptCell(number uint64) *cell[[]aggregate.Signed] {
-	return &cell[[]aggregate.Signed]{store: d.s.c.deps.Store, key: fmt.Sprintf("transcript/%s/%d", hexOf(d.s.digest), number)}
+func (s *dossier) machineCell(number uint64) *cell[machineRecord] {
+	return &cell[machineRecord]{store: s.c.deps.Store, key: fmt.Sprintf("round/%s/%d", hexOf(s.digest), number)}
+}
+
+func (s *dossier) endedKey(number string) string { return "ended/" + hexOf(s.digest) + "/" + number }
+
+// transcript is the signed messages of a round that has ended.
+func (s *dossier) transcript(ctx context.Context, number uint64) ([]aggregate.Signed, error) {
+	m, found, err := s.machineCell(number).load(ctx)
+	if err == nil && !found {
+		err = fmt.Errorf("round %d: nothing is stored of it", number)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return aggregate.StoredTranscript(m.State)
 }
 
 // keyring is whose signatures count in this study's rounds. That a member shows its newest enrolment is

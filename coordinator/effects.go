@@ -92,7 +92,7 @@ func (d *driver) save(ctx context.Context) error {
 	if d.unsaved == nil {
 		return nil
 	}
-	if err := d.machineCell.save(ctx, machineRecord{Number: d.number, State: d.unsaved}); err != nil {
+	if err := d.machineCell.save(ctx, machineRecord{State: d.unsaved}); err != nil {
 		return err
 	}
 	d.unsaved = nil

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
@@ -55,57 +56,74 @@ func (c *Coordinator) caller(x channel.Session) policy.Peer {
 		who.PersonRole = c.deps.Consortium.People[x.Person].Role
 		return who
 	}
-	cert, key, err := leafKey(x)
+	own, err := c.callers.read(x)
 	if err != nil {
 		return who
 	}
 	c.mu.Lock()
 	for h, e := range c.enrolments {
-		if e.file != nil && e.NodeKey.Equal(key) && c.deps.Now().Before(e.Until) {
+		if e.file != nil && e.NodeKey.Equal(own.key) && c.deps.Now().Before(e.Until) {
 			who.Hospital, who.Node, who.Enrolled = h, e.Node, true
 		}
 	}
 	c.mu.Unlock()
-	id, err := c.svids.check(c.issuer, cert, c.deps.Now())
+	id, err := c.callers.svid(own, c.issuer, c.deps.Now())
 	if err == nil && id.Hospital == who.Hospital && id.Node == who.Node {
 		who.SPIFFE, who.SVID = id.String(), true
 	}
 	return who
 }
 
-// svids remembers which leaves are good SVIDs and until when, since each request asks.
-type svids struct {
-	mu   sync.Mutex
-	good map[[32]byte]svid // by digest of the certificate
+// callers remembers sessions' leaves, and which of them are good SVIDs and until when, since each request asks.
+type callers struct {
+	mu    sync.Mutex
+	known map[[32]byte]*peerLeaf // by digest
 }
 
-type svid struct {
+type peerLeaf struct {
+	cert  *x509.Certificate
+	key   ed25519.PublicKey
 	id    identity.NodeID
-	until time.Time
+	until time.Time // zero: not known to be an SVID
 }
 
-// keptSVIDs bounds them: enough for every node to renew many times an hour.
-const keptSVIDs = 1 << 14
+// keptLeaves bounds them: enough for every node to renew many times an hour.
+const keptLeaves = 1 << 14
 
-func (s *svids) check(issuer *identity.Issuer, cert *x509.Certificate, now time.Time) (identity.NodeID, error) {
-	digest := sha256.Sum256(cert.Raw)
+func (s *callers) read(x channel.Session) (*peerLeaf, error) {
+	digest := sha256.Sum256(x.PeerLeaf)
 	s.mu.Lock()
-	known, ok := s.good[digest]
+	l, ok := s.known[digest]
 	s.mu.Unlock()
-	if ok && now.Before(known.until) {
-		return known.id, nil
+	if ok {
+		return l, nil
 	}
-	id, err := issuer.Check(cert, now)
+	cert, key, err := leafKey(x)
 	if err != nil {
-		return id, err
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.good == nil || len(s.good) == keptSVIDs {
-		s.good = map[[32]byte]svid{}
+	if s.known == nil || len(s.known) == keptLeaves {
+		s.known = map[[32]byte]*peerLeaf{}
 	}
-	s.good[digest] = svid{id, cert.NotAfter}
-	return id, nil
+	l = &peerLeaf{cert: cert, key: key}
+	s.known[digest] = l
+	return l, nil
+}
+
+// svid is who the leaf says that it is, once the issuer has been checked.
+func (s *callers) svid(l *peerLeaf, issuer *identity.Issuer, now time.Time) (identity.NodeID, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Before(l.until) {
+		return l.id, nil
+	}
+	id, err := issuer.Check(l.cert, now)
+	if err == nil {
+		l.id, l.until = id, l.cert.NotAfter
+	}
+	return id, err
 }
 
 // claims reads the enrolment that a node asks for an SVID with.

@@ -34,7 +34,7 @@ const modelFile = "model.safetensors"
 // A crash between the leaf and the save logs a second leaf for the same model; the receipt names the last.
 func (d *driver) finish(ctx context.Context, state State, why string) (over bool, err error) {
 	f := finishRecord{State: state, Why: why}
-	if f.Model, err = d.releasedModel(d.progress.Rounds); err != nil {
+	if f.Model, err = d.releasedModel(d.rounds); err != nil {
 		return false, err
 	}
 	if f.Model != [32]byte{} {
@@ -75,7 +75,7 @@ func (d *driver) releasedModel(rounds []roundRecord) ([32]byte, error) {
 // for ever: what is handed over then is of the rounds that the newest checkpoint that counts covers, and its
 // receipt names no release leaf, for none counts.
 func (d *driver) tryRelease(ctx context.Context) (over bool, err error) {
-	f, rounds := *d.progress.Finish, d.progress.Rounds
+	f, rounds := *d.progress.Finish, d.rounds
 	if f.Model == [32]byte{} {
 		return true, d.s.conclude(ctx, f.State, f.Why)
 	}
@@ -294,7 +294,7 @@ func (d *driver) fill(ctx context.Context, o *output, f finishRecord, rounds []r
 
 // fillRound writes a round's signed messages, and copies its opened sum where it closed.
 func (d *driver) fillRound(ctx context.Context, o *output, r roundRecord) error {
-	transcript, _, err := d.transcriptCell(r.Number).load(ctx)
+	transcript, err := d.s.transcript(ctx, r.Number)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type studyRecord struct {
 // writes it, at the end of each round.
 type progressRecord struct {
 	Last     uint64            `cbor:"1,keyasint"` // highest round number ever used
-	Rounds   []roundRecord     `cbor:"2,keyasint"` // by rising number
+	Closed   uint64            `cbor:"2,keyasint"` // rounds
 	Model    [32]byte          `cbor:"3,keyasint"` // the next round trains on it
 	Evidence map[string]seenAs `cbor:"4,keyasint"` // by hospital: by which session it served the last set it was in
 	Charged  uint64            `cbor:"5,keyasint"`
@@ -47,7 +47,7 @@ type progressRecord struct {
 	LeftOut  []string          `cbor:"8,keyasint"` // dealers whose deals were bad: of no further round, sorted
 }
 
-// roundRecord is one ended round.
+// roundRecord is one ended round, under "ended/<hex>/<number>". It is written with the progress that counts it.
 type roundRecord struct {
 	Number      uint64   `cbor:"1,keyasint"`
 	Outcome     string   `cbor:"2,keyasint"`
@@ -68,10 +68,10 @@ type finishRecord struct {
 	Leaf  uint64   `cbor:"4,keyasint"` // index of the release leaf
 }
 
-// machineRecord is the state of the running round, under "round/<hex>".
+// machineRecord is the state of a round's machine, under "round/<hex>/<number>". The last one of a round that has ended
+// holds its signed messages.
 type machineRecord struct {
-	Number uint64 `cbor:"1,keyasint"`
-	State  []byte `cbor:"2,keyasint"` // of aggregate.Round; empty: the number is used, nothing else is known
+	State []byte `cbor:"1,keyasint"` // of aggregate.Round
 }
 
 // bootRecord is what is known of the members' processes, under "boots/<hex>".
@@ -131,24 +131,39 @@ func (c *cell[T]) load(ctx context.Context) (v T, found bool, err error) {
 // save is durable when it returns nil. store.ErrStale here means that another process writes the same
 // state: this one must stop.
 func (c *cell[T]) save(ctx context.Context, v T) error {
-	b, err := signed.Encode(v)
-	if err == nil {
-		c.rev, err = swap(ctx, c.store, c.key, c.rev, b)
-	}
-	if err != nil {
-		return fmt.Errorf("saving %q: %w", c.key, err)
-	}
-	return nil
+	return saveAll(ctx, c.store, c.with(v))
 }
 
-// swap does not give up half way: a request that is cancelled while its answer is being written would
-// leave memory and disk apart.
-func swap(ctx context.Context, s Store, key string, rev int64, b []byte) (int64, error) {
-	next, err := s.Swap(context.WithoutCancel(ctx), key, rev, b)
-	if err != nil {
-		return rev, err
+// with is a cell about to hold v.
+func (c *cell[T]) with(v T) holding {
+	b, err := signed.Encode(v)
+	return holding{store.Change{Key: c.key, Rev: c.rev, Value: b}, err, func(rev int64) { c.rev = rev }}
+}
+
+type holding struct {
+	store.Change
+	err  error // of encoding it
+	took func(rev int64)
+}
+
+// saveAll saves several cells as one: all, or none. It does not give up half way: a request that is cancelled
+// while its answer is being written would leave memory and disk apart.
+func saveAll(ctx context.Context, s Store, all ...holding) error {
+	changes := make([]store.Change, 0, len(all))
+	for _, h := range all {
+		if h.err != nil {
+			return fmt.Errorf("saving %q: %w", h.Key, h.err)
+		}
+		changes = append(changes, h.Change)
 	}
-	return next, nil
+	revs, err := s.SwapAll(context.WithoutCancel(ctx), changes...)
+	if err != nil {
+		return fmt.Errorf("saving %q: %w", all[0].Key, err)
+	}
+	for i, h := range all {
+		h.took(revs[i])
+	}
+	return nil
 }
 
 func hexOf(d [32]byte) string { return hex.EncodeToString(d[:]) }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/consilium-fl/consilium/audit"
 	"github.com/consilium-fl/consilium/coordinator"
+	"github.com/consilium-fl/consilium/internal/store"
 	"github.com/consilium-fl/consilium/node"
 )
 
@@ -146,15 +147,18 @@ type countedStore struct {
 	x *inclusion
 }
 
-func (s countedStore) Swap(ctx context.Context, key string, rev int64, value []byte) (int64, error) {
-	if strings.HasPrefix(key, "counted/") {
-		if lines := bytes.SplitN(value, []byte("\n"), 3); len(lines) == 3 {
+func (s countedStore) SwapAll(ctx context.Context, changes ...store.Change) ([]int64, error) {
+	for _, c := range changes {
+		if !strings.HasPrefix(c.Key, "counted/") {
+			continue
+		}
+		if lines := bytes.SplitN(c.Value, []byte("\n"), 3); len(lines) == 3 {
 			if size, err := strconv.ParseUint(string(lines[1]), 10, 64); err == nil {
 				s.x.covered(size)
 			}
 		}
 	}
-	return s.Store.Swap(ctx, key, rev, value)
+	return s.Store.SwapAll(ctx, changes...)
 }
 
 func (x *inclusion) covered(size uint64) {

@@ -29,6 +29,13 @@ const (
 	MaxValue = 64 << 20
 )
 
+// Change is a Swap that is one of several done as one.
+type Change struct {
+	Key   string
+	Rev   int64
+	Value []byte
+}
+
 var (
 	// ErrStale says that the revision given is not the stored one: somebody else wrote first.
 	ErrStale = errors.New("revision is stale")

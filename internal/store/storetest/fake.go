@@ -121,21 +121,51 @@ func (f *Fake) Load(ctx context.Context, key string) (value []byte, rev int64, e
 
 // Swap is Store's.
 func (f *Fake) Swap(ctx context.Context, key string, rev int64, value []byte) (newRev int64, err error) {
-	fault, err := f.enter(ctx, "swap", key)
-	if err := errors.Join(err, store.CheckKey(key), store.CheckValue(value)); err != nil {
-		return 0, fmt.Errorf("swapping %q: %w", key, err)
+	revs, err := f.SwapAll(ctx, store.Change{Key: key, Rev: rev, Value: value})
+	if err != nil {
+		return 0, err
 	}
-	newRev, err = f.swap(key, rev, value)
-	if err := errors.Join(err, leave(fault)); err != nil {
-		return 0, fmt.Errorf("swapping %q at revision %d: %w", key, rev, err)
-	}
-	return newRev, nil
+	return revs[0], nil
 }
 
-func (f *Fake) swap(key string, rev int64, value []byte) (int64, error) {
+// SwapAll is Store's. Fail is asked about the first key.
+func (f *Fake) SwapAll(ctx context.Context, changes ...store.Change) (revs []int64, err error) {
+	if len(changes) == 0 {
+		return nil, nil
+	}
+	fault, err := f.enter(ctx, "swap", changes[0].Key)
+	for _, c := range changes {
+		err = errors.Join(err, store.CheckKey(c.Key), store.CheckValue(c.Value))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("swapping %q: %w", changes[0].Key, err)
+	}
+	revs, err = f.swapAll(changes)
+	if err := errors.Join(err, leave(fault)); err != nil {
+		return nil, fmt.Errorf("swapping %q at revision %d: %w", changes[0].Key, changes[0].Rev, err)
+	}
+	return revs, nil
+}
+
+func (f *Fake) swapAll(changes []store.Change) (revs []int64, err error) {
 	w := f.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	before := maps.Clone(w.entries)
+	for _, c := range changes {
+		rev, err := f.swapOne(c.Key, c.Rev, c.Value)
+		if err != nil {
+			w.entries = before
+			return nil, err
+		}
+		revs = append(revs, rev)
+	}
+	return revs, nil
+}
+
+// swapOne is called with the world held.
+func (f *Fake) swapOne(key string, rev int64, value []byte) (int64, error) {
+	w := f.world
 	if rev != 0 && !w.given[key][rev] {
 		f.tb.Errorf("swap of %q at revision %d, which it never had", key, rev)
 	}

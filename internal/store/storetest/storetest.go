@@ -30,6 +30,7 @@ import (
 type Store interface {
 	Load(ctx context.Context, key string) (value []byte, rev int64, err error)
 	Swap(ctx context.Context, key string, rev int64, value []byte) (newRev int64, err error)
+	SwapAll(ctx context.Context, changes ...store.Change) (revs []int64, err error)
 	Delete(ctx context.Context, key string) error
 	List(ctx context.Context, prefix string, f func(key string, value []byte, rev int64) error) error
 	Close() error
@@ -44,6 +45,7 @@ func Test(t *testing.T, open func(t *testing.T, dir string) Store) {
 	}{
 		{"swap", testSwap},
 		{"stale", testStale},
+		{"all or none", testSwapAll},
 		{"deleted and made again", testAgain},
 		{"bounds", testBounds},
 		{"copies", testCopies},
@@ -103,6 +105,32 @@ func testSwap(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	holds(t, s, "empty", "", empty)
+}
+
+func testSwapAll(t *testing.T, s Store) {
+	one := swap(t, s, "one", 0, "1")
+	two := swap(t, s, "two", 0, "2")
+	revs, err := s.SwapAll(t.Context(), store.Change{Key: "one", Rev: one, Value: []byte("1+")}, store.Change{Key: "three", Value: []byte("3")})
+	if err != nil || len(revs) != 2 {
+		t.Fatalf("got %d revisions, %v", len(revs), err)
+	}
+	holds(t, s, "one", "1+", revs[0])
+	holds(t, s, "three", "3", revs[1])
+	for name, bad := range map[string]store.Change{
+		"stale":      {Key: "one", Rev: one, Value: []byte("late")},
+		"made twice": {Key: "three", Value: []byte("again")},
+		"no key":     {Value: []byte("x")},
+	} {
+		if _, err := s.SwapAll(t.Context(), store.Change{Key: "two", Rev: two, Value: []byte("not")}, store.Change{Key: "new", Value: []byte("not")}, bad); err == nil {
+			t.Errorf("%s: done", name)
+		} else if name != "no key" && !errors.Is(err, store.ErrStale) {
+			t.Errorf("%s: %v, want %v", name, err, store.ErrStale)
+		}
+		holds(t, s, "two", "2", two)
+		if _, _, err := s.Load(t.Context(), "new"); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: half of it was done: %v", name, err)
+		}
+	}
 }
 
 func testStale(t *testing.T, s Store) {
