@@ -288,6 +288,23 @@ func TestCellsCommitWhatWasPut(t *testing.T) {
 	}
 }
 
+// TestNothingLeavesBeforeItsPromise queues an answer to a message whose promises are only put down.
+func TestNothingLeavesBeforeItsPromise(t *testing.T) {
+	dir := t.TempDir()
+	s := &serving{runner: &runner{node: &Node{}, log: slog.New(slog.DiscardHandler), round: &roundState{}}}
+	ok(t, s.cells.open(dir))
+	t.Cleanup(func() { s.cells.close(s.log) })
+	outbox := make(chan aggregate.Signed, 1)
+	s.round.sending.outbox = outbox
+	ok(t, logMemory{&s.cells}.Put([]byte("promise")))
+	ok(t, s.queue(aggregate.Signed{Kind: "deal"}))
+	b, err := logMemory{reopened(t, dir)}.Load()
+	ok(t, err)
+	if got := <-outbox; got.Kind != "deal" || string(b) != "promise" {
+		t.Errorf("a %s left while %q was durable", got.Kind, b)
+	}
+}
+
 func TestCellsThatCannotBeStored(t *testing.T) {
 	c := reopened(t, t.TempDir())
 	ok(t, c.see(1))

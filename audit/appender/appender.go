@@ -58,6 +58,12 @@ type Options struct {
 	Logger     *slog.Logger  // gets Tessera's own words; nil drops them. There is one for a process: the first Open decides
 }
 
+// Check refuses what Open would.
+func (o Options) Check() error {
+	_, err := o.filled()
+	return err
+}
+
 func (o Options) filled() (Options, error) {
 	for _, f := range []struct {
 		d        *time.Duration

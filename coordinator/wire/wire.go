@@ -117,6 +117,9 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 	}
 	d.Gate, d.PolicyDigest = gate, gate.Digest()
 	options := appender.Options{Batch: c.Log.Batch, Checkpoint: c.Log.Checkpoint, MergeDelay: c.Log.MergeDelay, Logger: log}
+	if err := options.Check(); err != nil {
+		return d, fmt.Errorf("log: %w", err)
+	}
 	key := d.LogKey
 	d.OpenLog = func(ctx context.Context, dir, origin string) (coordinator.Log, error) {
 		l, err := appender.Open(ctx, dir, origin, key, options)

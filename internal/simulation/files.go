@@ -407,7 +407,7 @@ version: consilium.coordinator/v1
 listen: %q
 consortia: [{file: ../consortium.yaml, digest: %q}]
 state: state
-log: {batch: 50ms, checkpoint: 100ms, merge_delay: 1s}
+log: {batch: 100ms, checkpoint: 250ms, merge_delay: 1s}
 trust: ../trust
 references: ../references
 tee: sim

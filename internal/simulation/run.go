@@ -38,7 +38,7 @@ const patience = 3 * time.Second
 
 // gcPercent lets the heap grow to some tens of megabytes before it is collected: what eleven parties allocate in
 // one process is garbage a round later.
-const gcPercent = 300
+const gcPercent = 500
 
 // overlap lets the process run four times as many goroutines at once as it has processors. Each party waits for its disk
 // some ten times a round, in a system call that keeps its place until the runtime takes it away: apart, on a
