@@ -37,7 +37,7 @@ type Config struct {
 	TEE         string // one of terms.TEEs
 	SimRoot     string // sim only: the file of the key that a simulated TEE signs with
 	VMPL        *int   // snp only: the privilege level to ask from; nil: the most privileged that the guest may use
-	Audience    string // gcp-cs-pki only: whom tokens are for
+	Audience    string // gcp-cs-pki and gcp-cs-oidc: whom tokens are for
 	Insecure    Insecure
 }
 

@@ -181,9 +181,7 @@ const (
 func TEEs() []string {
 	kinds := []string{Simulated, Auto}
 	for _, f := range attest.Formats() {
-		if f != attest.FormatCSOIDC { // such a token is asked for by those who cannot take the other
-			kinds = append(kinds, f.TEE())
-		}
+		kinds = append(kinds, f.TEE())
 	}
 	return kinds
 }
@@ -197,7 +195,7 @@ func CheckTEE(tee, simRoot, audience string, simulation bool) error {
 		return errors.New("tee is \"sim\" but insecure.simulated_tee is not set: a simulated TEE proves nothing about the machine and has to be allowed in so many words")
 	case tee == Simulated && simRoot == "":
 		return errors.New("sim_root is missing: the key that a simulated TEE signs with")
-	case tee == attest.FormatCSPKI.TEE() && audience == "":
+	case (tee == attest.FormatCSPKI.TEE() || tee == attest.FormatCSOIDC.TEE()) && audience == "":
 		return errors.New("audience is missing: whom tokens of Confidential Space are for, as policies list it")
 	}
 	return nil

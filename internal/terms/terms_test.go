@@ -204,7 +204,8 @@ func TestCheckTEE(t *testing.T) {
 		{"snp", "", "", true, ""},
 		{"gcp-cs-pki", "", "", false, "audience"},
 		{"gcp-cs-pki", "", "x", false, ""},
-		{"gcp-cs-oidc", "", "x", false, "tee is"},
+		{"gcp-cs-oidc", "", "", false, "audience"},
+		{"gcp-cs-oidc", "", "x", false, ""},
 		{"", "", "", false, "tee is"},
 	} {
 		err := CheckTEE(c.tee, c.root, c.audience, c.simulation)
