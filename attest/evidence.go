@@ -35,7 +35,7 @@ type Evidence struct {
 }
 
 // EventLog and CCEL name among Evidence.Endorsements the log of what was measured, by a TPM or into the registers of
-// a TD. It has a bound of its own, MaxEventLog; on a connection the frame bounds all of it together.
+// a TD. It has a bound of its own, MaxEventLog; on a connection that is for both together.
 const (
 	EventLog    = "event-log"
 	CCEL        = "ccel"

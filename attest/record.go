@@ -13,8 +13,8 @@ import (
 
 // Bounds of a Record.
 const (
-	MaxRecord = MaxEvidence + 64<<10 // bytes
-	MaxKeys   = 16                   // keys of a role
+	MaxRecord = MaxEvidence + MaxEventLog + 64<<10 // bytes
+	MaxKeys   = 16                                 // keys of a role
 )
 
 // Record is one party's evidence with all that is needed to appraise it again from storage. The

@@ -121,12 +121,13 @@ func NewServer(c Config) (*Credentials, error) {
 type Credentials struct {
 	config     *Config
 	door       *door // of a server
+	logs       *door // of a server: to the handshakes that bring event logs apart
 	sessions   *sessions
 	serverName string
 }
 
 func newCredentials(c Config) *Credentials {
-	return &Credentials{config: &c, door: newDoor(c.MaxHandshakes), sessions: &sessions{live: map[*conn]struct{}{}}}
+	return &Credentials{config: &c, door: newDoor(c.MaxHandshakes), logs: newDoor(logPlaces), sessions: &sessions{live: map[*conn]struct{}{}}}
 }
 
 // Info describes the credentials. gRPC derives the https scheme from the name "tls".

@@ -30,6 +30,14 @@ type Hello struct {
 type Proof struct {
 	Record []byte   `cbor:"1,keyasint"` // an encoded attest.Record; empty from a person
 	Nonce  [32]byte `cbor:"2,keyasint"` // the coordinator's, for the node to answer; zero from a client
+	// Logs are the evidence's event logs that are not in Record, by name, in bytes. They follow in Log frames, in the order
+	// of their names; only a record that does not fit into a frame has them apart.
+	Logs map[string]uint64 `cbor:"3,keyasint,omitempty"`
+}
+
+// Log is a part of an event log that a Proof has announced.
+type Log struct {
+	Part []byte `cbor:"1,keyasint"` // as many bytes as are left, at most logChunk
 }
 
 // Verdict is the coordinator's last frame. Its reasons are codes and paths: a peer that is
@@ -45,11 +53,12 @@ type frame struct {
 	Hello   *Hello   `cbor:"1,keyasint,omitempty"`
 	Proof   *Proof   `cbor:"2,keyasint,omitempty"`
 	Verdict *Verdict `cbor:"3,keyasint,omitempty"`
+	Log     *Log     `cbor:"4,keyasint,omitempty"`
 }
 
 func (f frame) parts() int {
 	n := 0
-	for _, set := range []bool{f.Hello != nil, f.Proof != nil, f.Verdict != nil} {
+	for _, set := range []bool{f.Hello != nil, f.Proof != nil, f.Verdict != nil, f.Log != nil} {
 		if set {
 			n++
 		}

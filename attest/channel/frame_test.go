@@ -22,6 +22,8 @@ func samples(t testing.TB) map[string][]byte {
 	for name, f := range map[string]frame{
 		"hello":   {Hello: &Hello{Version: 1, Role: attest.RoleNode, Study: [32]byte{1}, Nonce: [32]byte{2}}},
 		"proof":   {Proof: &Proof{Record: []byte{1, 2, 3}, Nonce: [32]byte{3}}},
+		"logs":    {Proof: &Proof{Record: []byte{1}, Logs: map[string]uint64{"ccel": 3 << 20, "event-log": 1}}},
+		"log":     {Log: &Log{Part: []byte{1}}},
 		"verdict": {Verdict: &Verdict{OK: true, Until: 1 << 30}},
 		"refusal": {Verdict: &Verdict{Reasons: []attest.Reason{{Code: "debug"}}}},
 	} {
@@ -54,7 +56,9 @@ func TestReadFrame(t *testing.T) {
 		"empty":          {framed(nil)},
 		"no message":     {framed([]byte{0xa0})},
 		"two messages":   {framed(append(append([]byte{0xa2}, good["hello"][5:]...), good["proof"][5:]...))},
-		"unknown":        {framed([]byte{0xa1, 0x04, 0xa0})},
+		"unknown":        {framed([]byte{0xa1, 0x05, 0xa0})},
+		"a log of none":  {framed([]byte{0xa1, 0x04, 0xa0})},
+		"no logs, twice": {framed([]byte{0xa1, 0x02, 0xa3, 0x01, 0x40, 0x02, 0x58, 0x20, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0x03, 0xa0})},
 		"null":           {framed([]byte{0xa1, 0x01, 0xf6})},
 		"trailing byte":  {framed(append(slices.Clone(verdict), 0))},
 		"indefinite map": {framed(append(append([]byte{0xbf}, verdict[1:]...), 0xff))},

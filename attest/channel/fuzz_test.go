@@ -33,6 +33,8 @@ func FuzzPeer(f *testing.F) {
 	}
 	says(true, hello(attest.RoleNode), frame{Proof: &Proof{Record: e.session.Record}})
 	says(true, hello(attest.RolePerson), frame{Proof: &Proof{}})
+	says(true, hello(attest.RoleNode), frame{Proof: &Proof{Record: e.session.Record, Logs: map[string]uint64{attest.CCEL: 3}}}, frame{Log: &Log{Part: []byte{1, 2, 3}}})
+	says(true, hello(attest.RoleNode), frame{Proof: &Proof{Record: e.session.Record, Logs: map[string]uint64{attest.CCEL: 1 << 40}}})
 	says(true, hello(attest.RoleCoordinator))
 	says(true, frame{Verdict: &Verdict{OK: true}})
 	says(false, frame{Proof: &Proof{Record: n.session.Record, Nonce: [32]byte{1}}}, frame{Verdict: &Verdict{OK: true, Until: 1 << 40}})

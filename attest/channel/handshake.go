@@ -62,16 +62,23 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 	if f.Proof == nil {
 		return errors.New("waiting for the coordinator's proof: got another frame")
 	}
-	if rs := h.appraise(f.Proof.Record, attest.RoleCoordinator, expect); len(rs) > 0 {
+	record, rs, err := take(h.tls, *f.Proof)
+	if err != nil {
+		return err
+	}
+	if len(rs) == 0 {
+		rs = h.appraise(record, attest.RoleCoordinator, expect)
+	}
+	if len(rs) > 0 {
 		return h.refuse(rs...)
 	}
 
 	if h.config.Role == attest.RoleNode {
-		if h.own, err = h.prove(ctx, f.Proof.Nonce); err != nil {
-			return err
-		}
+		err = h.prove(ctx, f.Proof.Nonce)
+	} else {
+		err = writeFrame(h.tls, frame{Proof: &Proof{}})
 	}
-	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: h.own}}); err != nil {
+	if err != nil {
 		return err
 	}
 	f, err = readFrame(h.tls, MaxFrame)
@@ -102,13 +109,7 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if rs := h.greet(*f.Hello); len(rs) > 0 {
 		return h.refuseAloud(rs)
 	}
-	if h.own, err = h.prove(ctx, f.Hello.Nonce); err != nil {
-		return err
-	}
-	if err := h.drawNonce(); err != nil {
-		return err
-	}
-	if err := writeFrame(h.tls, frame{Proof: &Proof{Record: h.own, Nonce: h.nonce}}); err != nil {
+	if err := h.prove(ctx, f.Hello.Nonce); err != nil {
 		return err
 	}
 	f, err = readFrame(h.tls, MaxFrame)
@@ -118,7 +119,18 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 	if f.Proof == nil {
 		return errors.New("waiting for the client's proof: got another frame")
 	}
-	if rs := h.judge(f.Proof.Record); len(rs) > 0 {
+	if len(f.Proof.Logs) > 0 {
+		from := origin(raw)
+		if err := h.logs.enter(from, h.config.patience()); err != nil {
+			return fmt.Errorf("waiting for a place to read an event log: %w", err)
+		}
+		defer h.logs.leave(from)
+	}
+	rs, err := h.judge(*f.Proof)
+	if err != nil {
+		return err
+	}
+	if len(rs) > 0 {
 		return h.refuseAloud(rs)
 	}
 	if err := h.admit(h.session.Until); err != nil {
@@ -150,16 +162,24 @@ func (h *handshake) greet(hello Hello) []attest.Reason {
 }
 
 // judge appraises a client, by what is expected now that its proof is here.
-func (h *handshake) judge(record []byte) []attest.Reason {
+func (h *handshake) judge(p Proof) ([]attest.Reason, error) {
+	var record attest.Record
+	if h.session.PeerRole == attest.RoleNode {
+		var rs []attest.Reason
+		var err error
+		if record, rs, err = take(h.tls, p); err != nil || len(rs) > 0 {
+			return rs, err
+		}
+	}
 	h.turn = h.sessions.current()
 	expect, rs := h.config.expect(h.session.Study, h.session.PeerRole)
 	if len(rs) > 0 {
-		return rs
+		return rs, nil
 	}
 	if h.session.PeerRole == attest.RoleNode {
-		return h.appraise(record, attest.RoleNode, expect)
+		return h.appraise(record, attest.RoleNode, expect), nil
 	}
-	return h.recognise(record)
+	return h.recognise(p), nil
 }
 
 // startTLS runs the TLS handshake and takes from it all that the exchange needs.
@@ -245,28 +265,44 @@ func (h *handshake) exporter(prover attest.Role) ([32]byte, error) {
 	return [32]byte(b), nil
 }
 
-// prove makes the own record, over the peer's nonce.
-func (h *handshake) prove(ctx context.Context, nonce [32]byte) ([]byte, error) {
+// prove sends the own record, over the peer's nonce; a coordinator's with a nonce for the peer to answer.
+func (h *handshake) prove(ctx context.Context, nonce [32]byte) error {
+	r, err := h.record(ctx, nonce)
+	if err != nil {
+		return fmt.Errorf("proving as %s: %w", h.config.Role, err)
+	}
+	var ask [32]byte
+	if h.config.Role == attest.RoleCoordinator {
+		if err := h.drawNonce(); err != nil {
+			return err
+		}
+		ask = h.nonce
+	}
+	if h.own, err = writeProof(h.tls, r, ask); err != nil {
+		return fmt.Errorf("proving as %s: %w", h.config.Role, err)
+	}
+	return nil
+}
+
+// record is the own, over the peer's nonce.
+func (h *handshake) record(ctx context.Context, nonce [32]byte) (attest.Record, error) {
 	posture, err := h.config.Posture(h.session.Study)
 	if err != nil {
-		return nil, fmt.Errorf("proving as %s: taking the posture: %w", h.config.Role, err)
+		return attest.Record{}, fmt.Errorf("taking the posture: %w", err)
 	}
 	r := attest.Record{Keys: h.config.Keys}
 	if r.Posture, err = posture.Encode(); err != nil {
-		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
+		return attest.Record{}, err
 	}
 	exporter, err := h.exporter(h.config.Role)
 	if err != nil {
-		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
+		return attest.Record{}, err
 	}
 	r.Binding = attest.Binding{
 		Role: h.config.Role, Nonce: nonce, Exporter: exporter, OwnKey: h.ownKey, PeerKey: h.session.PeerKey,
 		Study: h.session.Study, KeyList: attest.KeyListDigest(r.Keys), Config: sha256.Sum256(r.Posture),
 	}
-	if err := seal(ctx, h.config, &r); err != nil {
-		return nil, fmt.Errorf("proving as %s: %w", h.config.Role, err)
-	}
-	return r.Encode()
+	return r, seal(ctx, h.config, &r)
 }
 
 // seal attests the record's binding, and signs it where there is a log key.
@@ -286,11 +322,7 @@ func seal(ctx context.Context, c *Config, r *attest.Record) (err error) {
 
 // appraise judges the peer's record by the own view of the connection. On acceptance it fills in
 // the session.
-func (h *handshake) appraise(encoded []byte, role attest.Role, expect Expect) []attest.Reason {
-	r, err := attest.ParseRecord(encoded)
-	if err != nil {
-		return []attest.Reason{{Code: CodeProof, Path: "record", Got: err.Error()}}
-	}
+func (h *handshake) appraise(r attest.Record, role attest.Role, expect Expect) []attest.Reason {
 	want, err := h.expected(role, r.Binding)
 	if err != nil {
 		return []attest.Reason{{Code: CodeProof, Path: "exporter", Got: err.Error()}}
@@ -359,10 +391,10 @@ func differences(got, want attest.Binding) []attest.Reason {
 }
 
 // recognise finds the person whose key the leaf proves.
-func (h *handshake) recognise(record []byte) []attest.Reason {
+func (h *handshake) recognise(p Proof) []attest.Reason {
 	rs := h.leafTime()
-	if len(record) != 0 {
-		rs = append(rs, attest.Reason{Code: CodeProof, Path: "record", Got: fmt.Sprintf("%d bytes", len(record)), Want: "none from a person"})
+	if len(p.Record) != 0 || len(p.Logs) != 0 {
+		rs = append(rs, attest.Reason{Code: CodeProof, Path: "record", Got: fmt.Sprintf("%d bytes and %d logs", len(p.Record), len(p.Logs)), Want: "none from a person"})
 	}
 	name, unlisted := h.config.listed(h.session.Study, h.peer)
 	h.session.Person = name
