@@ -467,4 +467,9 @@ func TestFetched(t *testing.T) {
 			t.Errorf("trust is of %q", has())
 		}
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.turn > 5 { // the files twice, what came before Watch, and the two
+		t.Errorf("%d times told", h.turn)
+	}
 }

@@ -19,16 +19,6 @@ import (
 	"github.com/consilium-fl/consilium/attest/testtee/shared"
 )
 
-// spaced is a document as a tool writes it that reads JSON and writes it again.
-func spaced(t testing.TB, b []byte) json.RawMessage {
-	t.Helper()
-	var out bytes.Buffer
-	if err := json.Indent(&out, b, "", " "); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
 type object = map[string]any
 
 // collaterals is what Intel's tool writes of a fake Intel.
@@ -36,7 +26,7 @@ func collaterals(t testing.TB, x *intel.Intel, m intel.Machine) object {
 	trust := x.Trust(m)
 	processor := x.CRL(x.Processor, intel.Now().AddDate(0, 0, -7), intel.Now().AddDate(0, 0, 23))
 	chain := services.IssuerChain(x.Signing.Cert, x.Root.Cert)
-	info := spaced(t, trust[intel.TCBInfoFile])
+	info := json.RawMessage(trust[intel.TCBInfoFile])
 	return object{
 		"version": 4,
 		"pck_certs": []object{{
@@ -58,9 +48,10 @@ func collaterals(t testing.TB, x *intel.Intel, m intel.Machine) object {
 	}
 }
 
+// encode writes a file with blanks in it, as the tool does, which reads documents and writes them again.
 func encode(t testing.TB, c object) []byte {
 	t.Helper()
-	b, err := json.Marshal(object{"platforms": []object{{"enc_ppid": "secret"}}, "collaterals": c})
+	b, err := json.MarshalIndent(object{"platforms": []object{{"enc_ppid": "secret"}}, "collaterals": c}, "", " ")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +116,7 @@ func TestRealCollateral(t *testing.T) {
 	info := []byte(`{"tcbInfo":` + genuine["tcb_info"] + `,"signature":"` + genuine["tcb_info_signature"] + `"}`)
 	c, err := Read(encode(t, object{
 		"version":  4,
-		"tcbinfos": []object{{"fmspc": "B0C06F000000", "tdx_tcbinfo": spaced(t, info)}},
+		"tcbinfos": []object{{"fmspc": "B0C06F000000", "tdx_tcbinfo": json.RawMessage(info)}},
 		"certificates": object{
 			"TCB-Info-Issuer-Chain": genuine["tcb_info_issuer_chain"],
 		},

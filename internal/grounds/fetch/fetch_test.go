@@ -272,6 +272,13 @@ func TestNotAskedForWhatCame(t *testing.T) {
 		}
 		return strings.Join(names, " ")
 	}
+	if got := take(with, false); !strings.Contains(got, "amd-vcek") || strings.Contains(got, "offered-") {
+		t.Errorf("what is not authentic: of %s", got)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	p = newPlace(t, at(time.Now(), s, AMD), genoa())
 	if got := take(with, true); strings.Contains(got, "amd-vcek") || !strings.Contains(got, "offered-") || !strings.Contains(got, "amd-chain-vcek-Genoa") {
 		t.Errorf("of %s", got)
 	}
@@ -293,6 +300,14 @@ func TestHearNeverWaits(t *testing.T) {
 	}
 	if len(p.seen) != waiting {
 		t.Errorf("%d wait", len(p.seen))
+	}
+	for len(p.seen) > 0 {
+		<-p.seen
+	}
+	p.hear(attest.Evidence{}, nil)
+	p.hear(attest.Evidence{}, errors.New("a false signature"))
+	if good, bad := <-p.seen, <-p.seen; !good.authentic || bad.authentic {
+		t.Errorf("authentic: %t, then %t", good.authentic, bad.authentic)
 	}
 	if _, err := Open(p.config, p.holder, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another process has it") {
 		t.Errorf("two with one cache: %v", err)
@@ -367,6 +382,28 @@ func TestCached(t *testing.T) {
 	}
 	if _, err := Open(p.config, p.holder, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a daemon starts without its memory")
+	}
+}
+
+// TestStanding: what is kept fresh whoever comes, by the roots that are there.
+func TestStanding(t *testing.T) {
+	s := services.Serve(t, services.Down)
+	x := intel.New(nil)
+	files := map[string][]byte{"milan.pem": amd.PEM(amd.Shared().ARK(amd.Milan)), "intel.der": x.Root.Cert.Raw}
+	maps.Copy(files, genoa())
+	p := newPlace(t, at(time.Now(), s, AMD, Intel, Azure), files)
+	var names []string
+	for _, x := range p.refresher.Status() {
+		names = append(names, x.Name)
+	}
+	want := []string{
+		"base", "amd-chain-vcek-Milan", "amd-crl-vcek-Genoa", "amd-crl-vcek-Milan", "azure-thim", "intel-crl-platform", "intel-crl-processor", "intel-crl-root", "intel-qe",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("%q", names)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

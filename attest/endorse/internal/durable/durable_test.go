@@ -69,6 +69,9 @@ func TestWriteFails(t *testing.T) {
 	if err := f.Write("a", []byte("x")); err == nil {
 		t.Error("a folder was replaced")
 	}
+	if err := os.WriteFile(filepath.Join(dir, temporary+"1"), []byte("half"), 0o600); err != nil { // another one's, at this moment
+		t.Fatal(err)
+	}
 	if names, err := Names(dir); err != nil || len(names) != 0 {
 		t.Errorf("left behind %q, %v", names, err)
 	}
