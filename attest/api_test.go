@@ -57,6 +57,53 @@ func TestOnlyCheckGivesClaims(t *testing.T) {
 	}
 }
 
+// clocks are the files below here that may ask what time it is, and why. Whoever verifies is given the time.
+var clocks = map[string]string{
+	"tdx/attester.go":        "it waits for a device, on a machine that attests",
+	"internal/tpm/device.go": "the same",
+	"simtee/simtee.go":       "the certificate of a simulated machine begins when it is made",
+}
+
+// TestVerifiersHaveNoClock: no other file uses the clock, and no chain of certificates is built at the standard library's
+// choice of time, which is now.
+func TestVerifiersHaveNoClock(t *testing.T) {
+	asked := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if d.IsDir() && slices.Contains([]string{"channel", "endorse/refresh", "testtee", "formal"}, path) {
+			return fs.SkipDir // these run on a connection, fetch, or stand in for vendors
+		}
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains([]string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}, n.Sel.Name) {
+					if asked[path] = true; clocks[path] == "" {
+						t.Errorf("%s uses time.%s", path, n.Sel.Name)
+					}
+				}
+			case *ast.CompositeLit:
+				if s, ok := n.Type.(*ast.SelectorExpr); ok && s.Sel.Name == "VerifyOptions" && !slices.ContainsFunc(n.Elts, func(e ast.Expr) bool {
+					kv, ok := e.(*ast.KeyValueExpr)
+					return ok && kv.Key.(*ast.Ident).Name == "CurrentTime"
+				}) {
+					t.Errorf("%s builds a chain at no given time", path)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil || len(asked) != len(clocks) {
+		t.Errorf("the clock is used in %d files of %d that may: %v", len(asked), len(clocks), err)
+	}
+}
+
 func givesClaims(pkg string, d ast.Decl) []string {
 	switch d := d.(type) {
 	case *ast.FuncDecl:
