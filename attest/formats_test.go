@@ -3,6 +3,7 @@ package attest_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -145,6 +146,46 @@ func TestEveryFormat(t *testing.T) {
 }
 
 var aboutTime = map[string]bool{attest.CodeCertExpired: true, attest.CodeCertTime: true, "cs.expired": true, "cs.not_before": true}
+
+// TestExpectation is rows 10 and 11 of the negative cases, for every format: what is expected of the report data is compared
+// with it whole, nobody can expect nothing at all, and where nothing is said the verdict is never affirming.
+func TestExpectation(t *testing.T) {
+	vs, p := verifiers(), everything()
+	for f, x := range positives() {
+		half := vs.Check(x.evidence, x.in, p).Claims.HalfBound
+		for name, tc := range map[string]struct {
+			expect func(d *[64]byte)
+			code   string
+		}{
+			"row 10 the first bit differs": {func(d *[64]byte) { d[0] ^= 0x80 }, attest.CodeBindingMismatch},
+			"row 10 the bit of the middle": {func(d *[64]byte) { d[31] ^= 1 }, attest.CodeBindingMismatch},
+			"row 10 the last bit differs":  {func(d *[64]byte) { d[63] ^= 1 }, attest.CodeBindingMismatch},
+			"row 10 32 bytes of it":        {func(d *[64]byte) { clear(d[32:]) }, attest.CodeBindingMismatch},
+			"row 10 zero":                  {func(d *[64]byte) { clear(d[:]) }, attest.CodeBindingTrivial},
+			"row 10 the digest of nothing": {func(d *[64]byte) { *d = sha512.Sum512(nil) }, attest.CodeBindingTrivial},
+		} {
+			in := x.in
+			d := *x.in.ReportData
+			tc.expect(&d)
+			in.ReportData = &d
+			r := vs.Check(x.evidence, in, p)
+			if half && ([32]byte(d[:32]) == [32]byte(x.in.ReportData[:32])) { // a nonce has no room for the rest
+				if !r.OK() {
+					t.Errorf("%s: %s: %v", f, name, r.Reasons)
+				}
+				continue
+			}
+			if r.OK() || r.Status != attest.Contraindicated || !slices.ContainsFunc(r.Reasons, func(r attest.Reason) bool { return r.Code == tc.code }) {
+				t.Errorf("%s: %s: %s for %v, want %s", f, name, r.Status, r.Reasons, tc.code)
+			}
+		}
+		in := x.in
+		in.ReportData = nil
+		if r := vs.Check(x.evidence, in, p); r.OK() || r.Status != attest.Warning || !slices.Contains(r.NotChecked, attest.NotCheckedBinding) {
+			t.Errorf("%s: row 11 nothing is expected: %s, not checked %q", f, r.Status, r.NotChecked)
+		}
+	}
+}
 
 // TestVerdictIsAFunction: a hundred at once, by the same verifiers, agree on every format, good and bad.
 func TestVerdictIsAFunction(t *testing.T) {
