@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/consilium-fl/consilium/attest"
 	"github.com/consilium-fl/consilium/attest/endorse/roots"
 	"github.com/consilium-fl/consilium/attest/testtee/amd"
 	"github.com/consilium-fl/consilium/attest/testtee/services"
@@ -43,7 +44,10 @@ func TestCheckFetched(t *testing.T) {
 	}
 
 	s := services.Serve(t, services.NewAMD(amd.Shared()))
-	c.Fetch.Transport = s.Transport
+	const hurry = 1000 // AMD's service is asked once in ten seconds
+	started := time.Now()
+	c.Fetch.Transport, c.Fetch.Now = s.Transport, func() time.Time { return started.Add(time.Since(started) * hurry) }
+	c.Fetch.After = func(d time.Duration) <-chan time.Time { return time.After(d / hurry) }
 	f := must(wire.Fetch(c, &d))(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan struct{})
@@ -51,18 +55,28 @@ func TestCheckFetched(t *testing.T) {
 		defer close(over)
 		f.Run(ctx)
 	}()
-	held := func() bool {
-		return len(must(filepath.Glob(filepath.Join(w.path("state", "endorsements"), "*.record")))(t)) == 1
-	}
-	for end := time.Now().Add(patience); !held(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("nothing was fetched")
+	holds := func(name string) {
+		t.Helper()
+		for end := time.Now().Add(patience); len(must(filepath.Glob(filepath.Join(w.path("state", "endorsements"), name+".record")))(t)) == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s was not fetched", name)
+			}
 		}
 	}
+	holds("amd-crl-vcek-Genoa")
 	got := findings(must(node.Check(c, d, nil))(t))
 	if !strings.HasPrefix(got, "hint endorsements amd-crl-vcek-Genoa: fetched 20") || !strings.HasSuffix(got, "issued 2000-01-01T00:00:00Z, ends 2099-01-01T00:00:00Z") {
 		t.Errorf("after: %s", got)
 	}
+	// What the coordinator's evidence does not bring is asked for.
+	report, _ := amd.Shared().Report(amd.Options{ReportData: [64]byte{1}})
+	g, _ := d.Grounds.Current()
+	r := d.Verifiers.Check(attest.Evidence{Format: attest.FormatSNP, Statement: report}, attest.Inputs{Now: started, ReportData: &[64]byte{1}, Trust: g.Trust},
+		attest.Policy{Role: attest.RoleCoordinator, Accept: []attest.Format{attest.FormatSNP}})
+	if len(r.Reasons) == 0 || r.Reasons[0].Code != attest.CodeChain {
+		t.Errorf("without its certificate: %v", r.Reasons)
+	}
+	holds("amd-vcek-Genoa-*")
 	cancel()
 	<-over
 	ok(t, f.Close())
