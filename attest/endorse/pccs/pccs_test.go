@@ -22,7 +22,7 @@ import (
 type object = map[string]any
 
 // collaterals is what Intel's tool writes of a fake Intel.
-func collaterals(t testing.TB, x *intel.Intel, m intel.Machine) object {
+func collaterals(x *intel.Intel, m intel.Machine) object {
 	trust := x.Trust(m)
 	processor := x.CRL(x.Processor, intel.Now().AddDate(0, 0, -7), intel.Now().AddDate(0, 0, 23))
 	chain := services.IssuerChain(x.Signing.Cert, x.Root.Cert)
@@ -60,7 +60,7 @@ func encode(t testing.TB, c object) []byte {
 
 func TestRead(t *testing.T) {
 	x, m := intel.New(nil), intel.NewMachine()
-	b := encode(t, collaterals(t, x, m))
+	b := encode(t, collaterals(x, m))
 	if !Is(b) || Is([]byte("{}")) || Is(append([]byte("x"), b...)) {
 		t.Error("not told from others")
 	}
@@ -149,7 +149,7 @@ func TestRefused(t *testing.T) {
 		"SGX alone":        {func(o object) { clear(o); o["version"] = 4 }, "nothing in it"},
 		"other types":      {func(o object) { o["tcbinfos"] = "x" }, "cannot unmarshal"},
 	} {
-		o := collaterals(t, x, m)
+		o := collaterals(x, m)
 		c.change(o)
 		if _, err := Read(encode(t, o)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -166,7 +166,7 @@ func TestRefused(t *testing.T) {
 // FuzzRead: what comes out is what it is named, and brings no anchor.
 func FuzzRead(f *testing.F) {
 	x, m := intel.New(nil), intel.NewMachine()
-	f.Add(encode(f, collaterals(f, x, m)))
+	f.Add(encode(f, collaterals(x, m)))
 	f.Add([]byte(`{"collaterals":{"version":4}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Read(b)

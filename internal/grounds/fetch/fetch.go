@@ -35,6 +35,8 @@ const (
 	waiting = 64
 	// look is how often the state of the sources is looked at for the log.
 	look = 10 * time.Second
+	// quietFor is how often the log is told of what anybody can bring about.
+	quietFor = time.Hour
 )
 
 // Fetcher keeps a daemon's endorsements. One that asks nobody does nothing.
@@ -46,6 +48,7 @@ type Fetcher struct {
 	pcs       *refresh.PCS
 	seen      chan seen
 	said      map[string]string // of each source, what the log has
+	quiet     time.Time         // until when the log is not told again that too much is wanted
 }
 
 // seen is evidence that a verifier has looked at.
@@ -180,8 +183,14 @@ func (f *Fetcher) Close() error {
 	return f.refresher.Close()
 }
 
-// take keeps what evidence brought, and asks for what it did not bring.
+// take keeps what evidence brought, and asks for what it did not bring. Whatever a stranger's bytes do to a parser, the
+// daemon goes on.
 func (f *Fetcher) take(s seen) {
+	defer func() {
+		if p := recover(); p != nil {
+			f.log.Error("reading what evidence needs", "panic", fmt.Sprintf("%T", p)) // the text may quote the bytes
+		}
+	}()
 	brought := false
 	if s.authentic {
 		brought = f.keep(s.evidence)
@@ -195,9 +204,11 @@ func (f *Fetcher) take(s seen) {
 		if brought && refresh.OfChip(x) {
 			continue
 		}
-		var later *refresh.Later // one that failed, and is told of with its state
-		if err := f.refresher.Ask(x); err != nil && !errors.As(err, &later) {
+		// Of one that failed its state is told.
+		err := f.refresher.Ask(x)
+		if now := f.config.Now(); errors.Is(err, refresh.ErrBusy) && !now.Before(f.quiet) {
 			f.log.Warn("endorsements cannot be asked for", "source", x.Name(), "error", err)
+			f.quiet = now.Add(quietFor)
 		}
 	}
 }

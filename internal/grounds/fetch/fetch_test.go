@@ -317,6 +317,32 @@ func TestHearNeverWaits(t *testing.T) {
 	}
 }
 
+// TestStrangers: made-up chips cost a bounded number of wishes and one line in the log, and a parser that panics is no
+// end of the daemon.
+func TestStrangers(t *testing.T) {
+	s := services.Serve(t, services.Down)
+	p := newPlace(t, at(time.Now(), s, AMD), genoa())
+	for i := range 200 {
+		report, _ := amd.Shared().Report(amd.Options{Edit: func(r []byte) { r[0x1a0] = byte(i) }})
+		p.take(seen{evidence: attest.Evidence{Format: attest.FormatSNP, Statement: report}})
+	}
+	if n := len(p.refresher.Status()); n > 70 {
+		t.Errorf("%d sources", n)
+	}
+	if n := strings.Count(p.log.String(), "too many endorsements are wanted already"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, p.log)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	_, with := amd.Shared().Report(amd.Options{})
+	p.refresher = nil // what a parser's panic would be
+	p.take(seen{attest.Evidence{Format: attest.FormatSNP, Endorsements: with}, true})
+	if !strings.Contains(p.log.String(), "panic=runtime.") {
+		t.Errorf("the log:\n%s", p.log)
+	}
+}
+
 // TestToldOnce: the log has each change of a source's state once.
 func TestToldOnce(t *testing.T) {
 	kds := services.NewAMD(amd.Shared())
