@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -79,6 +81,13 @@ func (h *handshake) client(ctx context.Context, raw net.Conn, serverName string)
 		err = writeFrame(h.tls, frame{Proof: &Proof{}})
 	}
 	if err != nil {
+		if len(h.own) == 0 {
+			return err
+		}
+		// A coordinator that wants no event logs has said why before it hung up.
+		if f, unread := readFrame(h.tls, MaxFrame); unread == nil && f.Verdict != nil && !f.Verdict.OK {
+			return &Refused{By: attest.RoleCoordinator, Reasons: heard(f.Verdict.Reasons)}
+		}
 		return err
 	}
 	f, err = readFrame(h.tls, MaxFrame)
@@ -120,6 +129,9 @@ func (h *handshake) server(ctx context.Context, raw net.Conn) error {
 		return errors.New("waiting for the client's proof: got another frame")
 	}
 	if len(f.Proof.Logs) > 0 {
+		if rs := h.vouched(*f.Proof); len(rs) > 0 {
+			return h.refuseAloud(rs)
+		}
 		from := origin(raw)
 		if err := h.logs.enter(from, h.config.patience()); err != nil {
 			return fmt.Errorf("waiting for a place to read an event log: %w", err)
@@ -159,6 +171,36 @@ func (h *handshake) greet(hello Hello) []attest.Reason {
 	}
 	_, rs := h.config.expect(hello.Study, hello.Role)
 	return rs
+}
+
+// vouched says why nobody vouches for a node's evidence as it is without its event logs. Then they are not read: a machine of
+// a vendor's, on this connection, is what it takes to fill a place.
+func (h *handshake) vouched(p Proof) []attest.Reason {
+	rs := refusedLogs(p.Logs)
+	if len(rs) > 0 || h.session.PeerRole != attest.RoleNode {
+		return rs
+	}
+	r, err := attest.ParseRecord(p.Record)
+	if err != nil {
+		return []attest.Reason{{Code: CodeProof, Path: "record", Got: err.Error()}}
+	}
+	expect, rs := h.config.expect(h.session.Study, h.session.PeerRole)
+	if len(rs) > 0 {
+		return rs
+	}
+	want, err := h.expected(attest.RoleNode, r.Binding)
+	if err != nil {
+		return []attest.Reason{{Code: CodeProof, Path: "exporter", Got: err.Error()}}
+	}
+	rs = differences(r.Binding, want)
+	r.Binding = want
+	result, refused := h.config.weigh(r, h.now, expect)
+	authentic := !result.Claims.NotAfter.IsZero() // what is not has no claims
+	bound := !slices.ContainsFunc(refused, func(r attest.Reason) bool { return strings.HasPrefix(r.Code, "binding.") })
+	if authentic && bound && len(rs) == 0 {
+		return nil
+	}
+	return append(rs, refused...)
 }
 
 // judge appraises a client, by what is expected now that its proof is here.

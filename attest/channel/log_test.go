@@ -71,12 +71,13 @@ func TestEventLogs(t *testing.T) {
 			t.Errorf("%s: node %v, coordinator %v", name, n.err, s.err)
 			continue
 		}
-		for i, of := range []struct {
+		for _, of := range []struct {
 			session Session
 			logs    map[string][]byte
-		}{{n.session, tc[1]}, {s.session, tc[0]}} {
+			seen    map[string][]byte
+		}{{n.session, tc[1], seen.logs[0]}, {s.session, tc[0], seen.logs[len(seen.logs)-1]}} {
 			r, err := attest.ParseRecord(of.session.Record)
-			if err != nil || !equalLogs(r.Evidence.Endorsements, of.logs) || !equalLogs(seen.logs[i], of.logs) {
+			if err != nil || !equalLogs(r.Evidence.Endorsements, of.logs) || !equalLogs(of.seen, of.logs) {
 				t.Errorf("%s: another log arrived: %v", name, err)
 			}
 		}
@@ -123,6 +124,11 @@ func TestEventLogBounds(t *testing.T) {
 		{"another endorsement", record(nil), map[string]uint64{"vcek": 3}, nil, []string{CodeProof}},
 		{"nothing", record(nil), map[string]uint64{attest.CCEL: 0}, nil, []string{CodeProof}},
 		{"inside too", record(map[string][]byte{attest.CCEL: {1}}), map[string]uint64{attest.EventLog: 3}, nil, []string{CodeProof}},
+		{"whose evidence is nobody's", func(p *hostile) { p.forge = func(r *attest.Record) { r.Evidence.Statement[len(r.Evidence.Statement)-1] ^= 1 } }, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{attest.CodeSignature}},
+		{"whose evidence is another session's", func(p *hostile) { p.change = func(r *attest.Record) { r.Binding.Exporter[0] ^= 1 } }, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{"binding.exporter", attest.CodeBindingMismatch}},
+		{"whose evidence is of another nonce, and says not so", func(p *hostile) {
+			p.change, p.forge = func(r *attest.Record) { r.Binding.Nonce[0] ^= 1 }, func(r *attest.Record) { r.Binding.Nonce[0] ^= 1 }
+		}, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{attest.CodeBindingMismatch}},
 		{"a byte less", record(nil), map[string]uint64{attest.CCEL: 3}, []frame{part(2), part(1)}, nil},
 		{"a byte more", record(nil), map[string]uint64{attest.CCEL: 3}, []frame{part(4)}, nil},
 		{"a small chunk", record(nil), map[string]uint64{attest.CCEL: 2 * logChunk}, []frame{part(logChunk - 1), part(logChunk), part(1)}, nil},
@@ -148,6 +154,23 @@ func TestEventLogBounds(t *testing.T) {
 		if err != nil || heard == nil || heard.OK || heard.Reasons[0].Code != tc.codes[0] || heard.Reasons[0].Got != "" {
 			t.Errorf("%s: the peer heard %+v, %v", tc.name, heard, err)
 		}
+	}
+}
+
+// TestUnwantedLogs: a node whose evidence nobody vouches for hears so while it sends its event log.
+func TestUnwantedLogs(t *testing.T) {
+	f := newFederation(t)
+	node, coordinator, seen := logged(t, f, map[string][]byte{attest.CCEL: logOf(attest.MaxEventLog)}, nil)
+	coordinator.Peer = func([32]byte) (Expect, error) {
+		e := f.expect(attest.RoleNode)
+		e.Trust = newFederation(t).trust
+		return e, nil
+	}
+	n, s := meet(t, client(t, node), server(t, coordinator))
+	wantCodes(t, s.err, attest.RoleCoordinator, attest.CodeSignature)
+	wantCodes(t, n.err, attest.RoleCoordinator, attest.CodeSignature)
+	if len(seen.logs[len(seen.logs)-1]) > 0 {
+		t.Error("the log was read")
 	}
 }
 
@@ -199,8 +222,8 @@ func (c counting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestHostileLogs: 512 peers who are nobody hold as much of the coordinator's memory as they can, by proofs and event logs
-// that never end. Most that is held is a frame for each of them, and logPlaces event logs.
+// TestHostileLogs: 512 peers hold as much of the coordinator's memory as they can, by proofs that never end and, those with
+// evidence that is genuine, by event logs that never do.
 func TestHostileLogs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it makes 512 connections")
@@ -210,7 +233,7 @@ func TestHostileLogs(t *testing.T) {
 	coordinator.Timeout = 2 * time.Minute
 	s := server(t, coordinator)
 	const brought = 2 * logPlaces // with event logs: half of them wait
-	const bound = 256 << 20
+	const bound = 288 << 20
 	var read atomic.Int64
 	before := live()
 	var served, played sync.WaitGroup
