@@ -124,7 +124,9 @@ func TestEventLogBounds(t *testing.T) {
 		{"another endorsement", record(nil), map[string]uint64{"vcek": 3}, nil, []string{CodeProof}},
 		{"nothing", record(nil), map[string]uint64{attest.CCEL: 0}, nil, []string{CodeProof}},
 		{"inside too", record(map[string][]byte{attest.CCEL: {1}}), map[string]uint64{attest.EventLog: 3}, nil, []string{CodeProof}},
-		{"whose evidence is nobody's", func(p *hostile) { p.forge = func(r *attest.Record) { r.Evidence.Statement[len(r.Evidence.Statement)-1] ^= 1 } }, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{attest.CodeSignature}},
+		{"whose evidence is nobody's", func(p *hostile) {
+			p.forge = func(r *attest.Record) { r.Evidence.Statement[len(r.Evidence.Statement)-1] ^= 1 }
+		}, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{attest.CodeSignature}},
 		{"whose evidence is another session's", func(p *hostile) { p.change = func(r *attest.Record) { r.Binding.Exporter[0] ^= 1 } }, map[string]uint64{attest.CCEL: 3 << 20}, nil, []string{"binding.exporter", attest.CodeBindingMismatch}},
 		{"whose evidence is of another nonce, and says not so", func(p *hostile) {
 			p.change, p.forge = func(r *attest.Record) { r.Binding.Nonce[0] ^= 1 }, func(r *attest.Record) { r.Binding.Nonce[0] ^= 1 }
