@@ -26,7 +26,8 @@ come off, which its attested code is trusted to do ([threat model](threat-model.
 
 Beside the messages a network and a coordinator see addresses, times and sizes, the TLS leaf (the node's public key with
 its hospital's name; then a SPIFFE certificate for the same key), and gRPC's own headers. Sizes follow from the study. Times do not:
-when a Ready comes tells how long training took.
+when a Ready comes tells how long training took. Where ` + "`fetch`" + ` is set in node.yaml, vendors of processors see from which address which chips and
+platforms of coordinators are asked about.
 
 What stays: rows, columns that the study does not name, gradients of a patient, the unmasked vector, private keys, the noise, the counts of rows left out
 and of cells cut, and every log line of the node.
