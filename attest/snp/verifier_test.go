@@ -67,6 +67,7 @@ func day(s string) time.Time {
 
 // setting is everything that a verdict depends on.
 type setting struct {
+	t        testing.TB // of the one test that changes it
 	evidence attest.Evidence
 	in       attest.Inputs
 	policy   attest.Policy
@@ -102,6 +103,7 @@ func of(t testing.TB, report []byte, endorsements map[string][]byte, at time.Tim
 	}
 	data := r.ReportData
 	return setting{
+		t,
 		attest.Evidence{Format: attest.FormatSNP, Statement: report, Endorsements: endorsements},
 		attest.Inputs{Now: at, ReportData: &data, Trust: trust},
 		p,
@@ -172,7 +174,7 @@ func TestRealEvidence(t *testing.T) {
 		{"Azure", azure, nil, nil},
 		{"Azure, microcode", azure, func(s *setting) { minimum(s, func(m *attest.SNPTCB) { m.Ucode = 219 }) }, []string{"tcb.ucode.below_min"}},
 		{"Azure, alias check", azure, func(s *setting) { s.policy.SNP.Platform.Require = attest.SetOf("alias_check") }, []string{"platform.alias"}},
-		{"Azure, forged certificate", azure, func(s *setting) { s.evidence.Endorsements["vcek"] = der(t, "milan-v2-azure.vcek-forged.der") }, []string{"chain", "tcb.provisional"}},
+		{"Azure, forged certificate", azure, func(s *setting) { s.evidence.Endorsements["vcek"] = der(s.t, "milan-v2-azure.vcek-forged.der") }, []string{"chain", "tcb.provisional"}},
 		{"debug", debug, nil, []string{"debug"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -296,22 +298,22 @@ func TestRows(t *testing.T) {
 		{name: "row 26 another machine", change: func(s *setting) { s.policy.Machines = attest.SetOf("chip:00") }, want: []string{"identity.chip"}},
 		{name: "row 27 no chip id", made: &fake.Options{Edit: func(b []byte) { clear(b[0x1a0:0x1e0]) }}, change: func(s *setting) { s.policy.Machines = attest.AnySet() }, want: []string{"identity.masked"}},
 		{name: "row 27 masked", made: &fake.Options{Edit: poke(0x48, 2)}, want: []string{"parse.signer", "identity.masked"}},
-		{name: "row 28 certificate of another chip", real: azure, change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(t, "milan-v2-debug.vcek.der") }, want: []string{"sig.invalid"}},
+		{name: "row 28 certificate of another chip", real: azure, change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(s.t, "milan-v2-debug.vcek.der") }, want: []string{"sig.invalid"}},
 		{name: "row 28 certificate of another chip with the same key", made: ptr(certificate(fake.Genoa, func(c *fake.Certificate) { c.HWID = make([]byte, 64) })), want: []string{"identity.chip"}},
 		{name: "row 29 certificate of other patch levels", made: ptr(certificate(fake.Genoa, func(c *fake.Certificate) { c.TCB.Ucode-- })), want: []string{"cert.tcb"}},
-		{name: "row 30 certificate of another product", change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(t, "milan-v2-azure.vcek.der") }, want: []string{"cert.product"}},
+		{name: "row 30 certificate of another product", change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(s.t, "milan-v2-azure.vcek.der") }, want: []string{"cert.product"}},
 		{name: "row 30 and the reverse", made: &fake.Options{Line: fake.Milan}, change: func(s *setting) {
 			_, s.evidence.Endorsements = fake.Shared().Report(fake.Options{Line: fake.Genoa})
 		}, want: []string{"cert.product"}},
 		{name: "row 30 product and issuer disagree", made: ptr(certificate(fake.Genoa, func(c *fake.Certificate) { c.Product = "Milan-B0" })), want: []string{"cert.product"}},
 		{name: "row 30 a CPU of no known product", made: &fake.Options{CPU: &attest.SNPCPU{Family: 0x19, Model: 0x20}}, want: []string{"cert.product", "tcb.unlisted"}},
-		{name: "row 31 forged", real: azure, change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(t, "milan-v2-azure.vcek-forged.der") }, want: []string{"chain"}},
+		{name: "row 31 forged", real: azure, change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(s.t, "milan-v2-azure.vcek-forged.der") }, want: []string{"chain"}},
 		{name: "row 31 a bit of its signature", change: func(s *setting) {
 			c := s.evidence.Endorsements["vcek"]
 			c[len(c)-1] ^= 1
 		}, want: []string{"chain"}},
-		{name: "row 32 VLEK for VCEK", change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(t, "milan-v3-aws-vlek.vlek.der") }, want: []string{"cert.kind", "cert.product"}},
-		{name: "row 32 VCEK for VLEK", real: aws, change: func(s *setting) { s.evidence.Endorsements["vlek"] = der(t, "milan-v2-azure.vcek.der") }, want: []string{"cert.kind"}},
+		{name: "row 32 VLEK for VCEK", change: func(s *setting) { s.evidence.Endorsements["vcek"] = der(s.t, "milan-v3-aws-vlek.vlek.der") }, want: []string{"cert.kind", "cert.product"}},
+		{name: "row 32 VCEK for VLEK", real: aws, change: func(s *setting) { s.evidence.Endorsements["vlek"] = der(s.t, "milan-v2-azure.vcek.der") }, want: []string{"cert.kind"}},
 		{name: "row 32 in the other's place", real: aws, change: func(s *setting) {
 			s.evidence.Endorsements = map[string][]byte{"vcek": s.evidence.Endorsements["vlek"]}
 		}, want: []string{"cert.kind"}},
@@ -320,13 +322,13 @@ func TestRows(t *testing.T) {
 		{name: "row 34 not valid yet", change: func(s *setting) { s.in.Now = day("2020-01-01") }, want: []string{"cert.time", "cert.time", "cert.time"}},
 		{name: "row 34 after its end", change: func(s *setting) { s.in.Now = day("2035-01-01") }, want: []string{"cert.expired"}},
 		{name: "row 35 no clock", change: func(s *setting) { s.in.Now = time.Time{} }, want: []string{"config.error"}},
-		{name: "row 36 roots of its own making", made: &vcek, change: func(s *setting) { s.in.Trust = amdRoots(t) }, want: []string{"chain"}},
+		{name: "row 36 roots of its own making", made: &vcek, change: func(s *setting) { s.in.Trust = amdRoots(s.t) }, want: []string{"chain"}},
 		{name: "row 36 with its own ASK", made: &vcek, change: func(s *setting) {
-			s.in.Trust = amdRoots(t)
+			s.in.Trust = amdRoots(s.t)
 			s.evidence.Endorsements["ark"] = fake.Shared().ARK(fake.Genoa)
 		}, want: []string{"chain"}},
 		{name: "row 37 ASK for VCEK", change: func(s *setting) {
-			block, _ := pem.Decode(file(t, "ask_ark_genoa.pem"))
+			block, _ := pem.Decode(file(s.t, "ask_ark_genoa.pem"))
 			s.evidence.Endorsements["vcek"] = block.Bytes
 		}, want: []string{"chain"}},
 		{name: "row 37 a byte after it", change: func(s *setting) { s.evidence.Endorsements["vcek"] = append(s.evidence.Endorsements["vcek"], 0) }, want: []string{"parse.encoding"}},
