@@ -86,7 +86,7 @@ var exits = []struct {
 	{exitRefused, is(study.ErrApprovals), "each hospital signs with `consilium study approve`"},
 	{exitRefused, is(dp.ErrBudget), "the registry's lifetime budget is in the hospital's node.yaml"},
 	{exitBadInput, unknownStudy, knownStudies},
-	{exitRefused, isA[*channel.Refused], "compare consortium.yaml, its pinned digest and the trust folder with what the other side runs"},
+	{exitRefused, isA[*channel.Refused], "compare consortium.yaml, its pinned digest, the trust folder and the manifests of reference values with what the other side runs"},
 	{exitRefused, isA[*transport.Refused], "the reasons above are the other side's; the log has the refusal too"},
 	{exitRefused, is(transport.ErrConflict, errRefused), ""},
 	{exitBadInput, isA[study.Problems], "mend the lines named above and run the command again"},
