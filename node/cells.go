@@ -12,7 +12,7 @@ import (
 )
 
 // cells are what a study's runner has to remember over a restart. They change together and lie in one cell, so that
-// an answer costs one write: what is only put down goes out with the next commit, and nothing leaves before that.
+// an answer costs one write: what is put down becomes durable with the next commit, and nothing leaves before that.
 type cells struct {
 	mu    sync.Mutex
 	cell  *store.Cell
@@ -65,11 +65,18 @@ func (c *cells) state() []byte {
 	return bytes.Clone(c.now.State)
 }
 
-// see makes the number durable before anything of that round is answered.
-func (c *cells) see(n uint64) error { return c.keep(func(s *sheet) { s.Round = n }) }
+// see puts down that a round has begun.
+func (c *cells) see(n uint64) { c.put(func(s *sheet) { s.Round = n }) }
 
-// remember makes a machine's state durable.
-func (c *cells) remember(state []byte) error { return c.keep(func(s *sheet) { s.State = state }) }
+// remember puts down a machine's state.
+func (c *cells) remember(state []byte) { c.put(func(s *sheet) { s.State = state }) }
+
+func (c *cells) put(change func(*sheet)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.now)
+	c.dirty = true
+}
 
 // commit makes durable what was only put down.
 func (c *cells) commit() error {
@@ -79,14 +86,6 @@ func (c *cells) commit() error {
 		return nil
 	}
 	return c.store(c.now)
-}
-
-func (c *cells) keep(change func(*sheet)) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	next := c.now
-	change(&next)
-	return c.store(next)
 }
 
 // store is called with mu held. When it fails nothing has changed.
@@ -111,11 +110,16 @@ func (m logMemory) Load() ([]byte, error) {
 	return bytes.Clone(m.now.Log), nil
 }
 
-func (m logMemory) Store(b []byte) error { return m.keep(func(s *sheet) { s.Log = b }) }
-
-func (m logMemory) Put(b []byte) error {
+// Store is Put and a commit. When that fails nothing has changed.
+func (m logMemory) Store(b []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.now.Log, m.dirty = b, true
+	next := m.now
+	next.Log = b
+	return m.store(next)
+}
+
+func (m logMemory) Put(b []byte) error {
+	m.put(func(s *sheet) { s.Log = b })
 	return nil
 }

@@ -190,14 +190,10 @@ func (s *serving) step(e aggregate.Event) error {
 func (s *serving) do(f aggregate.Effect) (next aggregate.Event, err error) {
 	switch f := f.(type) {
 	case aggregate.Persist:
-		// Dying before this line: nothing was answered. After it: the answer may have left, and the
-		// machine restored from here gives no other.
-		s.durable(s.cells.remember(f.State))
+		s.cells.remember(f.State) // durable before what follows leaves: see queue
 	case aggregate.Send:
 		if f.Message.Kind == "ready" {
-			// The first answer of a round. Dying before this line: the Plan comes again, and all of the round
-			// is done anew. After it: never again.
-			s.durable(s.cells.see(s.round.number))
+			s.cells.see(s.round.number) // the first answer of a round, of which none is given twice
 		}
 		return nil, s.queue(f.Message)
 	case aggregate.StartTraining:

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/consilium-fl/consilium/aggregate"
 	"github.com/consilium-fl/consilium/internal/transport"
 )
@@ -23,8 +25,10 @@ func (s *serving) queue(m aggregate.Signed) error {
 	if s.round == nil { // given up
 		return nil
 	}
-	// Dying before this line: the promises that came with what is answered are forgotten, and so is the answer.
-	s.durable(s.cells.commit())
+	// Dying before this line: nothing was answered, and what the answer is to comes again, its promises with it. After
+	// it: the answer may have left, and the machine restored from here gives no other; a round whose first answer this is
+	// is never begun again.
+	s.durable(s.commit())
 	if s.round == nil {
 		return nil
 	}
@@ -47,6 +51,17 @@ func (s *serving) queue(m aggregate.Signed) error {
 		}
 	}
 	return s.queueNow(m)
+}
+
+// commit makes durable, at the same time, all that an answer hangs on.
+func (s *serving) commit() error {
+	if s.spool.written == nil {
+		return s.cells.commit()
+	}
+	var both errgroup.Group
+	both.Go(s.spool.sync)
+	both.Go(s.cells.commit)
+	return both.Wait()
 }
 
 // queueNow is queue for a message that goes out.

@@ -18,20 +18,24 @@ import (
 //
 // One file serves every round of a study, written over in place: a new file costs the disk several times as
 // much. What is in it counts by its digest alone, which the stored Upload of its round names.
-type spool struct{ dir string }
+type spool struct {
+	dir     string
+	written *os.File // filled and not synced yet
+}
 
-func (s spool) path() string { return filepath.Join(s.dir, "masked.spool") }
+func (s *spool) path() string { return filepath.Join(s.dir, "masked.spool") }
 
-// fill writes the whole masked vector of x, over that of the round before, which is over. If the process
-// dies before the sync returns, nothing has named what is there and the round is given up; after it, it is whole.
-func (s spool) fill(m *aggregate.Member, x []int64) (digest [32]byte, err error) {
+// fill writes the whole masked vector of x, over that of the round before, which is over. What was filled is not to leave
+// before sync has returned: until then a process that dies leaves words that are not those of the stored Upload, if it
+// was stored, and the round is given up.
+func (s *spool) fill(m *aggregate.Member, x []int64) (digest [32]byte, err error) {
 	p := m.Plan()
 	f, err := s.open()
 	if err != nil {
 		return digest, fmt.Errorf("filling the spool: %w", err)
 	}
+	s.written = f
 	defer func() {
-		err = errors.Join(err, f.Close())
 		if err != nil {
 			err = errors.Join(fmt.Errorf("filling the spool of round %d: %w", p.Round.Number, err), s.remove())
 		}
@@ -56,11 +60,31 @@ func (s spool) fill(m *aggregate.Member, x []int64) (digest [32]byte, err error)
 			return digest, err
 		}
 	}
-	return h.Sum(), store.Datasync(f)
+	return h.Sum(), nil
+}
+
+// sync makes durable what was filled.
+func (s *spool) sync() error {
+	if s.written == nil {
+		return nil
+	}
+	if err := errors.Join(store.Datasync(s.written), s.drop()); err != nil {
+		return fmt.Errorf("syncing the spool: %w", err)
+	}
+	return nil
+}
+
+// drop closes what was filled.
+func (s *spool) drop() error {
+	if s.written == nil {
+		return nil
+	}
+	defer func() { s.written = nil }()
+	return s.written.Close()
 }
 
 // open opens the file, or makes it.
-func (s spool) open() (*os.File, error) {
+func (s *spool) open() (*os.File, error) {
 	f, err := os.OpenFile(s.path(), os.O_WRONLY, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
@@ -75,7 +99,7 @@ func (s spool) open() (*os.File, error) {
 }
 
 // whole opens the spool if its bytes have that digest.
-func (s spool) whole(digest [32]byte) (*os.File, int64, error) {
+func (s *spool) whole(digest [32]byte) (*os.File, int64, error) {
 	f, err := os.Open(s.path())
 	if err != nil {
 		return nil, 0, err
@@ -93,27 +117,29 @@ func (s spool) whole(digest [32]byte) (*os.File, int64, error) {
 
 // void lets what is there count no more, for its round is over. It need not last: after a power cut the words
 // may be sent once again, and are refused.
-func (s spool) void() error {
+func (s *spool) void() error {
+	dropped := s.drop()
 	f, err := os.OpenFile(s.path(), os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return dropped
 	}
 	if err != nil {
-		return fmt.Errorf("voiding the spool: %w", err)
+		return fmt.Errorf("voiding the spool: %w", errors.Join(err, dropped))
 	}
 	info, err := f.Stat()
 	if err == nil {
 		_, err = f.WriteAt(make([]byte, min(info.Size(), 4<<10)), 0)
 	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Close(), dropped)
 }
 
 // remove removes it: no round needs it any more.
-func (s spool) remove() error {
+func (s *spool) remove() error {
+	dropped := s.drop()
 	if err := os.Remove(s.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the spool: %w", err)
+		return fmt.Errorf("removing the spool: %w", errors.Join(err, dropped))
 	}
-	return nil
+	return dropped
 }
 
 // chunkWords is the number of words of a whole chunk: 64 Ki, or 32 Ki of 64 bits.

@@ -250,12 +250,16 @@ func TestCellsAreKept(t *testing.T) {
 		if got := c.seen(); got != want {
 			t.Errorf("last seen %d, want %d", got, want)
 		}
-		ok(t, c.see(want+1))
+		c.see(want + 1)
+		if got := reopened(t, dir).seen(); got != want {
+			t.Errorf("%d is durable before the commit", got)
+		}
+		ok(t, c.commit())
 	}
 	c := reopened(t, dir)
-	ok(t, c.remember([]byte("state")))
+	c.see(7)
+	c.remember([]byte("state"))
 	ok(t, logMemory{c}.Store([]byte("log")))
-	ok(t, c.see(7))
 	again := reopened(t, dir)
 	b, err := logMemory{again}.Load()
 	ok(t, err)
@@ -264,57 +268,43 @@ func TestCellsAreKept(t *testing.T) {
 	}
 }
 
-func TestCellsCommitWhatWasPut(t *testing.T) {
-	kept := func(dir string) string {
-		b, err := logMemory{reopened(t, dir)}.Load()
-		ok(t, err)
-		return string(b)
-	}
-	for name, commit := range map[string]func(*cells) error{
-		"commit":   (*cells).commit,
-		"see":      func(c *cells) error { return c.see(1) },
-		"remember": func(c *cells) error { return c.remember(nil) },
-	} {
-		dir := t.TempDir()
-		c := reopened(t, dir)
-		ok(t, logMemory{c}.Put([]byte("promise")))
-		if got := kept(dir); got != "" {
-			t.Errorf("%s: %q is durable before it", name, got)
-		}
-		ok(t, commit(c))
-		if got := kept(dir); got != "promise" {
-			t.Errorf("%s: %q is durable after it", name, got)
-		}
-	}
-}
-
-// TestNothingLeavesBeforeItsPromise queues an answer to a message whose promises are only put down.
-func TestNothingLeavesBeforeItsPromise(t *testing.T) {
+// TestNothingLeavesBeforeItIsDurable queues an answer while a promise, the machine's state and a spool are only written down.
+func TestNothingLeavesBeforeItIsDurable(t *testing.T) {
 	dir := t.TempDir()
-	s := &serving{runner: &runner{node: &Node{}, log: slog.New(slog.DiscardHandler), round: &roundState{}}}
+	s := &serving{runner: &runner{node: &Node{}, log: slog.New(slog.DiscardHandler), round: &roundState{}, spool: spool{dir: dir}}}
 	ok(t, s.cells.open(dir))
 	t.Cleanup(func() { s.cells.close(s.log) })
 	outbox := make(chan aggregate.Signed, 1)
 	s.round.sending.outbox = outbox
 	ok(t, logMemory{&s.cells}.Put([]byte("promise")))
-	ok(t, s.queue(aggregate.Signed{Kind: "deal"}))
-	b, err := logMemory{reopened(t, dir)}.Load()
+	s.cells.remember([]byte("state"))
+	var err error
+	s.spool.written, err = s.spool.open()
 	ok(t, err)
-	if got := <-outbox; got.Kind != "deal" || string(b) != "promise" {
-		t.Errorf("a %s left while %q was durable", got.Kind, b)
+	ok(t, s.queue(aggregate.Signed{Kind: "deal"}))
+	kept := reopened(t, dir)
+	b, err := logMemory{kept}.Load()
+	ok(t, err)
+	if got := <-outbox; got.Kind != "deal" || string(b) != "promise" || string(kept.state()) != "state" || s.spool.written != nil {
+		t.Errorf("a %s left while %q and %q were durable, spool %v", got.Kind, b, kept.state(), s.spool.written)
 	}
 }
 
 func TestCellsThatCannotBeStored(t *testing.T) {
 	c := reopened(t, t.TempDir())
-	ok(t, c.see(1))
-	ok(t, logMemory{c}.Put([]byte("promise")))
+	ok(t, logMemory{c}.Store([]byte("log")))
 	c.close(slog.New(slog.DiscardHandler)) // the disk is gone
-	if c.commit() == nil || c.see(2) == nil || c.remember([]byte("state")) == nil {
+	if (logMemory{c}).Store([]byte("newer")) == nil {
 		t.Error("stored on a disk that is gone")
 	}
-	if c.seen() != 1 || c.state() != nil || !c.dirty {
-		t.Errorf("after a failed store: round %d, state %q, dirty %v", c.seen(), c.state(), c.dirty)
+	if b, err := (logMemory{c}).Load(); string(b) != "log" || err != nil {
+		t.Errorf("after a failed store: %q, %v", b, err)
+	}
+	c.see(1)
+	for range 2 {
+		if c.commit() == nil {
+			t.Error("committed on a disk that is gone")
+		}
 	}
 }
 

@@ -95,8 +95,8 @@ func dsn(path, mode string) string {
 	q := url.Values{"mode": {mode}, "_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(10000)", "synchronous(FULL)", "fullfsync(1)", "checkpoint_fullfsync(1)",
 	}}
-	if mode == "rw" { // values of some tens of kilobytes are replaced often: a page of 4 KiB takes four times the calls
-		q["_pragma"] = append(q["_pragma"], "page_size(16384)", "journal_mode(WAL)")
+	if mode == "rw" {
+		q["_pragma"] = append(q["_pragma"], "journal_mode(WAL)")
 	}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: q.Encode()}).String()
 }
