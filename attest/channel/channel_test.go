@@ -303,8 +303,8 @@ func TestVerdictIsNoTerminal(t *testing.T) {
 	if len(rs) > maxHeard {
 		t.Errorf("%d reasons were kept", len(rs))
 	}
-	rs = heard([]attest.Reason{{Code: "\x1b[2J", Path: "a\nb", Got: "secret"}, {Code: "binding.nonce", Path: "binding.nonce"}})
-	if got := (&Refused{By: attest.RoleCoordinator, Reasons: rs}).Error(); got != "refused by coordinator: unreadable: unreadable; binding.nonce: binding.nonce" {
+	rs = heard([]attest.Reason{{Code: "\x1b[2J", Path: "a\nb", Got: "secret"}, {Code: "binding.nonce", Path: "binding.nonce"}, {Code: "revoked", Path: "crl:ark-genoa"}, {Code: "parse.version", Path: "report[0x0:0x4]"}})
+	if got := (&Refused{By: attest.RoleCoordinator, Reasons: rs}).Error(); got != "refused by coordinator: unreadable: unreadable; binding.nonce: binding.nonce; revoked: crl:ark-genoa; parse.version: report[0x0:0x4]" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -92,7 +92,7 @@ func heard(rs []attest.Reason) []attest.Reason {
 
 func plain(s string) string {
 	odd := func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/", r)
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("._-/:[], ", r)
 	}
 	if len(s) > maxHeard || strings.ContainsFunc(s, odd) {
 		return "unreadable"
