@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
 	"maps"
@@ -15,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/consilium-fl/consilium/attest/internal/strict"
 )
 
 // MaxItems bounds each list of an [Index]. A file that would exceed it is unknown.
@@ -180,13 +181,13 @@ func (x *Index) addHex(b []byte) bool {
 	return err == nil && x.addDER(der)
 }
 
-// addPEM takes blocks and blanks between them. It cuts the blocks itself: pem.Decode skips what it cannot read.
+// addPEM takes blocks and blanks between them.
 func (x *Index) addPEM(b []byte) bool {
 	if unescaped, ok := unescape(b); ok {
 		b = bytes.TrimSpace(unescaped)
 	}
 	for len(b) > 0 {
-		block, rest, ok := cutBlock(b)
+		block, rest, ok := strict.PEM(b)
 		if !ok || !slices.Contains([]string{"CERTIFICATE", "X509 CRL"}, block.Type) || len(block.Headers) > 0 || !x.addDER(block.Bytes) {
 			return false
 		}
@@ -208,24 +209,6 @@ func unescape(b []byte) ([]byte, bool) {
 	}
 	plain, err := undo(string(b))
 	return []byte(plain), err == nil
-}
-
-func cutBlock(b []byte) (block *pem.Block, rest []byte, ok bool) {
-	const begin, end = "-----BEGIN ", "\n-----END "
-	i := bytes.Index(b, []byte(end))
-	if i < 0 || !bytes.HasPrefix(b, []byte(begin)) {
-		return nil, nil, false
-	}
-	n := bytes.Index(b[i+len(end):], []byte("-----"))
-	if n < 0 {
-		return nil, nil, false
-	}
-	n += i + len(end) + len("-----")
-	if bytes.Count(b[:n], []byte(begin)) != 1 {
-		return nil, nil, false
-	}
-	block, _ = pem.Decode(b[:n])
-	return block, b[n:], block != nil
 }
 
 // addJSON takes a document of Intel's service, a set of keys, or the collateral of one quote in one object as the

@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/consilium-fl/consilium/attest"
+	"github.com/consilium-fl/consilium/attest/internal/strict"
 )
 
 // MaxFile bounds a file, in bytes: evidence, and an event log.
@@ -206,8 +206,8 @@ func certificates(b []byte) []piece {
 	}
 	var ps []piece
 	for rest := bytes.TrimSpace(b); len(rest) > 0; {
-		block, after := pem.Decode(rest)
-		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, []byte("-----BEGIN")) || len(ps) == maxPieces {
+		block, after, ok := strict.PEM(rest)
+		if !ok || block.Type != "CERTIFICATE" || len(ps) == maxPieces {
 			ps = nil
 			break
 		}

@@ -99,6 +99,21 @@ func FuzzChain(f *testing.F) {
 	})
 }
 
+// TestChainSkipsNothing puts a block that cannot be read before a good chain.
+func TestChainSkipsNothing(t *testing.T) {
+	q, err := parseQuote(quotes(t)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseChain(q.chain); err != nil {
+		t.Fatal(err)
+	}
+	const unreadable = "-----BEGIN CERTIFICATE-----\nA*==\n-----END CERTIFICATE-----\n"
+	if _, err := parseChain(append([]byte(unreadable), q.chain...)); err == nil {
+		t.Error("a block that cannot be read was skipped")
+	}
+}
+
 func FuzzExtension(f *testing.F) {
 	x := fake.New(nil)
 	for _, der := range [][]byte{x.PCK(fake.NewMachine()).Cert.Raw, leafOf(f)} {

@@ -6,9 +6,10 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"fmt"
+
+	"github.com/consilium-fl/consilium/attest/internal/strict"
 )
 
 // Common names of Intel's certificates (SGX PCK Certificate and CRL Profile Specification, section 1.3).
@@ -34,11 +35,11 @@ func parseChain(b []byte) (*chain, error) {
 	n := 0
 	b = bytes.TrimSpace(bytes.TrimRight(b, "\x00"))
 	for ; len(b) > 0; n++ {
-		if n == 3 || !bytes.HasPrefix(b, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, fmt.Errorf("certificate %d: want two or three in PEM and nothing else", n)
+		if n == 3 {
+			return nil, errors.New("certificate 3: want two or three in PEM and nothing else")
 		}
-		block, rest := pem.Decode(b)
-		if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) != 0 {
+		block, rest, ok := strict.PEM(b)
+		if !ok || block.Type != "CERTIFICATE" || len(block.Headers) != 0 {
 			return nil, fmt.Errorf("certificate %d: not PEM", n)
 		}
 		ders[n], b = block.Bytes, bytes.TrimSpace(rest)
