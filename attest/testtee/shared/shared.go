@@ -18,6 +18,13 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
+// Here reports whether there is any, for what does without.
+func Here(t testing.TB) bool {
+	t.Helper()
+	_, err := os.Stat(dir(t))
+	return err == nil
+}
+
 // File reads one of it: "snp/genoa-v3.report.bin".
 func File(t testing.TB, name string) []byte {
 	t.Helper()
