@@ -92,16 +92,8 @@ func check(ctx context.Context, c coordinator.Config, log *slog.Logger) (d coord
 		return d, err
 	}
 	files := grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Seen: filepath.Join(c.State, grounds.SeenFile), OwnRoots: c.OwnRoots}
-	if d.Grounds, err = grounds.Open(files, grounds.Amenders(d.Consortium)); err != nil {
+	if d.Grounds, err = fetch.Grounds(c.Fetch, files, d.Consortium, attest.RoleNode, log); err != nil {
 		return d, err
-	}
-	if err := fetch.CheckRoots(c.Fetch, d.Grounds.Base()); err != nil {
-		return d, err
-	}
-	if without, err := d.Grounds.Rooted(d.Consortium, attest.RoleNode, d.Now()); err != nil {
-		return d, err
-	} else if len(without) > 0 {
-		log.Warn("evidence of these formats is accepted, and no root of their vendor is there", "formats", without)
 	}
 	tee := pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}
 	if d.Attester, d.TEE, err = pinned.Attester(tee, attest.RoleCoordinator, "chip:coordinator"); err != nil {

@@ -52,17 +52,10 @@ func open(ctx context.Context, c node.Config, log *slog.Logger) (node.Deps, erro
 	if err != nil {
 		return node.Deps{}, fmt.Errorf("reading the enrolment: %w", err)
 	}
-	held, err := grounds.Open(grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile), OwnRoots: c.OwnRoots}, grounds.Amenders(con))
+	files := grounds.Config{Trust: c.Trust, Bundle: c.Bundle, References: c.References, Own: c.Attestation, Role: attest.RoleCoordinator, Seen: filepath.Join(c.State, grounds.SeenFile), OwnRoots: c.OwnRoots}
+	held, err := fetch.Grounds(c.Fetch, files, con, attest.RoleCoordinator, log)
 	if err != nil {
 		return node.Deps{}, err
-	}
-	if err := fetch.CheckRoots(c.Fetch, held.Base()); err != nil {
-		return node.Deps{}, err
-	}
-	if without, err := held.Rooted(con, attest.RoleCoordinator, time.Now()); err != nil {
-		return node.Deps{}, err
-	} else if len(without) > 0 {
-		log.Warn("evidence of these formats is accepted, and no root of their vendor is there", "formats", without)
 	}
 	attester, tee, err := pinned.Attester(pinned.TEE{Kind: c.TEE, SimRoot: c.SimRoot, VMPL: c.VMPL, Audience: c.Audience}, attest.RoleNode, "chip:"+c.Hospital+"-"+c.Node)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/consilium-fl/consilium/attest/endorse/refresh"
 	"github.com/consilium-fl/consilium/attest/endorse/roots"
 	"github.com/consilium-fl/consilium/internal/grounds"
+	"github.com/consilium-fl/consilium/internal/study"
 )
 
 const (
@@ -57,7 +58,28 @@ type seen struct {
 	authentic bool
 }
 
-// Open takes the cache and adds to the holder what it has; CheckRoots has passed. A vendor that does not answer is no error, now or later.
+// Grounds opens what a daemon appraises a role's evidence by. A root is demanded of each vendor that is to be asked, and
+// of one at least of those whose evidence the consortium takes from the role.
+func Grounds(c Config, files grounds.Config, of *study.Consortium, role attest.Role, log *slog.Logger) (*grounds.Holder, error) {
+	c.fill()
+	h, err := grounds.Open(files, grounds.Amenders(of))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRoots(c, h.Base()); err != nil {
+		return nil, err
+	}
+	without, err := h.Rooted(of, role, c.Now())
+	if err != nil {
+		return nil, err
+	}
+	if len(without) > 0 {
+		log.Warn("evidence of these formats is accepted, and no root of their vendor is there", "formats", without)
+	}
+	return h, nil
+}
+
+// Open takes the cache and adds to the holder, which Grounds opened, what it has. A vendor that does not answer is no error, now or later.
 func Open(c Config, h *grounds.Holder, log *slog.Logger) (*Fetcher, error) {
 	c.fill()
 	f := &Fetcher{config: c, log: log, seen: make(chan seen, waiting), said: map[string]string{}}
@@ -79,8 +101,8 @@ func Open(c Config, h *grounds.Holder, log *slog.Logger) (*Fetcher, error) {
 	return f, nil
 }
 
-// CheckRoots demands a root of each vendor that is to be asked: what it gives leads to nothing without.
-func CheckRoots(c Config, base *endorse.Snapshot) error {
+// checkRoots demands a root of each vendor that is to be asked: what it gives leads to nothing without.
+func checkRoots(c Config, base *endorse.Snapshot) error {
 	for _, v := range c.From {
 		whose := map[string]string{AMD: roots.AMD, Azure: roots.AMD, Intel: roots.Intel}[v]
 		if !roots.Has(base.Index(), whose) {

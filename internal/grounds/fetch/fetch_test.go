@@ -442,7 +442,7 @@ func TestCheckRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	for v, ok := range map[string]bool{AMD: true, Azure: true, Intel: false} {
-		err := CheckRoots(Config{From: []string{v}}, s)
+		err := checkRoots(Config{From: []string{v}}, s)
 		if (err == nil) != ok || err != nil && (!errors.Is(err, grounds.ErrNoRoot) || !strings.Contains(err.Error(), `"intel"`) || !strings.Contains(err.Error(), "Intel_SGX_Provisioning_Certification_RootCA.pem")) {
 			t.Errorf("%s: %v", v, err)
 		}
