@@ -29,7 +29,7 @@ const (
 	MaxValue = 64 << 20
 )
 
-// Change is a Swap that is one of several done as one.
+// Change is one of several swaps that are done as one.
 type Change struct {
 	Key   string
 	Rev   int64

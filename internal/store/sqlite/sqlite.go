@@ -7,7 +7,7 @@
 //	defer s.Close()
 //	value, rev, err := s.Load(ctx, "round/7")
 //	…
-//	rev, err = s.Swap(ctx, "round/7", rev, value) // store.ErrStale: somebody else was first
+//	revs, err := s.SwapAll(ctx, store.Change{Key: "round/7", Rev: rev, Value: value}) // store.ErrStale: somebody else was first
 //
 // A write is durable when its function returns nil: write-ahead log, synchronous=FULL (SQLite, "PRAGMA
 // synchronous"), one transaction each. One process holds the file, and writes through one connection.
@@ -172,19 +172,10 @@ func (s *Store) Load(ctx context.Context, key string) (value []byte, rev int64, 
 	return value, rev, nil
 }
 
-// Swap replaces the value of a key whose revision is still rev, or makes the key where rev is 0,
-// and returns its new revision; store.ErrStale otherwise, store.ErrNotFound never. After any other
-// error the swap may or may not have happened: Load tells. A ctx that ends in the middle is not
+// SwapAll replaces the value of each key whose revision is still the one given, or makes the key where that is 0, and
+// returns the new revisions; all of it has happened, or nothing has and the error is store.ErrStale, never store.ErrNotFound.
+// After any other error the swap may or may not have happened: Load tells. A ctx that ends in the middle is not
 // obeyed, so that it cannot make that doubt.
-func (s *Store) Swap(ctx context.Context, key string, rev int64, value []byte) (newRev int64, err error) {
-	revs, err := s.SwapAll(ctx, store.Change{Key: key, Rev: rev, Value: value})
-	if err != nil {
-		return 0, err
-	}
-	return revs[0], nil
-}
-
-// SwapAll does several Swaps as one: all have happened, or none has. It returns their new revisions.
 func (s *Store) SwapAll(ctx context.Context, changes ...store.Change) (revs []int64, err error) {
 	for _, c := range changes {
 		if err := errors.Join(ctx.Err(), store.CheckKey(c.Key), store.CheckValue(c.Value)); err != nil {

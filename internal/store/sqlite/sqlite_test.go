@@ -49,7 +49,7 @@ func TestPathsAreTakenAsTheyAre(t *testing.T) {
 	path := filepath.Join(dir, "state.db")
 	s := open(t, path)
 	defer func() { _ = s.Close() }()
-	if _, err := s.Swap(t.Context(), "k", 0, []byte("v")); err != nil {
+	if _, err := storetest.Swap(t.Context(), s, "k", 0, []byte("v")); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{path, path + "-wal", path + "-shm"} {
@@ -139,7 +139,7 @@ func swapUntilKilled(path string) error {
 	}
 	for err == nil {
 		n++
-		if rev, err = s.Swap(ctx, "n", rev, []byte(strconv.Itoa(n))); err == nil {
+		if rev, err = storetest.Swap(ctx, s, "n", rev, []byte(strconv.Itoa(n))); err == nil {
 			fmt.Println(n)
 		}
 	}
@@ -209,7 +209,7 @@ func BenchmarkSwap(b *testing.B) {
 	var rev int64
 	for b.Loop() {
 		var err error
-		if rev, err = s.Swap(b.Context(), "k", rev, value); err != nil {
+		if rev, err = storetest.Swap(b.Context(), s, "k", rev, value); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -218,7 +218,7 @@ func BenchmarkSwap(b *testing.B) {
 func BenchmarkLoad(b *testing.B) {
 	s := open(b, filepath.Join(b.TempDir(), "state.db"))
 	defer func() { _ = s.Close() }()
-	if _, err := s.Swap(b.Context(), "k", 0, make([]byte, 4<<10)); err != nil {
+	if _, err := storetest.Swap(b.Context(), s, "k", 0, make([]byte, 4<<10)); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

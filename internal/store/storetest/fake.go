@@ -119,15 +119,6 @@ func (f *Fake) Load(ctx context.Context, key string) (value []byte, rev int64, e
 	return bytes.Clone(e.value), e.rev, nil
 }
 
-// Swap is Store's.
-func (f *Fake) Swap(ctx context.Context, key string, rev int64, value []byte) (newRev int64, err error) {
-	revs, err := f.SwapAll(ctx, store.Change{Key: key, Rev: rev, Value: value})
-	if err != nil {
-		return 0, err
-	}
-	return revs[0], nil
-}
-
 // SwapAll is Store's. Fail is asked about the first key.
 func (f *Fake) SwapAll(ctx context.Context, changes ...store.Change) (revs []int64, err error) {
 	if len(changes) == 0 {

@@ -33,11 +33,11 @@ func (r *recorder) Errorf(format string, args ...any) {
 func TestFakeTellsOnItsCaller(t *testing.T) {
 	r := &recorder{TB: t}
 	f := NewFake(r)
-	rev, err := f.Swap(t.Context(), "a", 0, nil)
+	rev, err := Swap(t.Context(), f, "a", 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Swap(t.Context(), "a", rev+7, nil); !errors.Is(err, store.ErrStale) || len(r.said) != 1 {
+	if _, err := Swap(t.Context(), f, "a", rev+7, nil); !errors.Is(err, store.ErrStale) || len(r.said) != 1 {
 		t.Errorf("a made-up revision: %v, said %q", err, r.said)
 	}
 	if err := f.Close(); err != nil {
@@ -57,14 +57,14 @@ func TestFakeFaults(t *testing.T) {
 		}
 		return None
 	})
-	if _, err := f.Swap(t.Context(), "k", 0, []byte("before")); !errors.Is(err, ErrInjected) {
+	if _, err := Swap(t.Context(), f, "k", 0, []byte("before")); !errors.Is(err, ErrInjected) {
 		t.Fatal(err)
 	}
 	if _, _, err := f.Load(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a fault before the effect had one: %v", err)
 	}
 	fault = After
-	if _, err := f.Swap(t.Context(), "k", 0, []byte("after")); !errors.Is(err, ErrInjected) {
+	if _, err := Swap(t.Context(), f, "k", 0, []byte("after")); !errors.Is(err, ErrInjected) {
 		t.Fatal(err)
 	}
 	if v, _, err := f.Load(t.Context(), "k"); err != nil || string(v) != "after" {

@@ -29,7 +29,6 @@ import (
 // Store is the contract; its comments are in internal/store/sqlite.
 type Store interface {
 	Load(ctx context.Context, key string) (value []byte, rev int64, err error)
-	Swap(ctx context.Context, key string, rev int64, value []byte) (newRev int64, err error)
 	SwapAll(ctx context.Context, changes ...store.Change) (revs []int64, err error)
 	Delete(ctx context.Context, key string) error
 	List(ctx context.Context, prefix string, f func(key string, value []byte, rev int64) error) error
@@ -66,9 +65,18 @@ func Test(t *testing.T, open func(t *testing.T, dir string) Store) {
 	t.Run("reopened", func(t *testing.T) { testReopened(t, open) })
 }
 
+// Swap is a SwapAll of one key.
+func Swap(ctx context.Context, s Store, key string, rev int64, value []byte) (newRev int64, err error) {
+	revs, err := s.SwapAll(ctx, store.Change{Key: key, Rev: rev, Value: value})
+	if err != nil {
+		return 0, err
+	}
+	return revs[0], nil
+}
+
 func swap(t *testing.T, s Store, key string, rev int64, value string) int64 {
 	t.Helper()
-	got, err := s.Swap(t.Context(), key, rev, []byte(value))
+	got, err := Swap(t.Context(), s, key, rev, []byte(value))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +108,7 @@ func testSwap(t *testing.T, s Store) {
 		t.Errorf("revisions %d, then %d: want rising ones over 0", one, two)
 	}
 	holds(t, s, "k", "two", two)
-	empty, err := s.Swap(t.Context(), "empty", 0, nil)
+	empty, err := Swap(t.Context(), s, "empty", 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,16 +143,16 @@ func testSwapAll(t *testing.T, s Store) {
 
 func testStale(t *testing.T, s Store) {
 	one := swap(t, s, "k", 0, "one")
-	_, err := s.Swap(t.Context(), "k", 0, []byte("made twice"))
+	_, err := Swap(t.Context(), s, "k", 0, []byte("made twice"))
 	fails(t, err, store.ErrStale)
 	two := swap(t, s, "k", one, "two")
-	_, err = s.Swap(t.Context(), "k", one, []byte("late"))
+	_, err = Swap(t.Context(), s, "k", one, []byte("late"))
 	fails(t, err, store.ErrStale)
 	gone := swap(t, s, "gone", 0, "x")
 	if err := s.Delete(t.Context(), "gone"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Swap(t.Context(), "gone", gone, []byte("y"))
+	_, err = Swap(t.Context(), s, "gone", gone, []byte("y"))
 	fails(t, err, store.ErrStale)
 	holds(t, s, "k", "two", two)
 }
@@ -160,18 +168,18 @@ func testAgain(t *testing.T, s Store) {
 	_, _, err := s.Load(t.Context(), "k")
 	fails(t, err, store.ErrNotFound)
 	made := swap(t, s, "k", 0, "new")
-	_, err = s.Swap(t.Context(), "k", old, []byte("from before"))
+	_, err = Swap(t.Context(), s, "k", old, []byte("from before"))
 	fails(t, err, store.ErrStale)
 	holds(t, s, "k", "new", made)
 }
 
 func testBounds(t *testing.T, s Store) {
 	for _, key := range []string{"", "a\x00b", "\xff", strings.Repeat("k", store.MaxKey+1)} {
-		if _, err := s.Swap(t.Context(), key, 0, []byte("x")); err == nil {
+		if _, err := Swap(t.Context(), s, key, 0, []byte("x")); err == nil {
 			t.Errorf("key %q was taken", key)
 		}
 	}
-	if _, err := s.Swap(t.Context(), "big", 0, make([]byte, store.MaxValue+1)); err == nil {
+	if _, err := Swap(t.Context(), s, "big", 0, make([]byte, store.MaxValue+1)); err == nil {
 		t.Error("a value over MaxValue was taken")
 	}
 	if _, _, err := s.Load(t.Context(), "big"); !errors.Is(err, store.ErrNotFound) {
@@ -182,7 +190,7 @@ func testBounds(t *testing.T, s Store) {
 // Neither side's later changes to a slice are seen by the other.
 func testCopies(t *testing.T, s Store) {
 	in := []byte("value")
-	rev, err := s.Swap(t.Context(), "k", 0, in)
+	rev, err := Swap(t.Context(), s, "k", 0, in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,10 +248,10 @@ func testListAndCall(t *testing.T, s Store) {
 	n := 0
 	err := s.List(t.Context(), "a/", func(key string, _ []byte, rev int64) error {
 		n++
-		if _, err := s.Swap(t.Context(), key, rev, []byte("y")); err != nil {
+		if _, err := Swap(t.Context(), s, key, rev, []byte("y")); err != nil {
 			return err
 		}
-		_, err := s.Swap(t.Context(), key+"/new", 0, []byte("z"))
+		_, err := Swap(t.Context(), s, key+"/new", 0, []byte("z"))
 		return err
 	})
 	if err != nil || n != 5 {
@@ -255,7 +263,7 @@ func testCancelled(t *testing.T, s Store) {
 	rev := swap(t, s, "k", 0, "v")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := s.Swap(ctx, "k", rev, []byte("w"))
+	_, err := Swap(ctx, s, "k", rev, []byte("w"))
 	fails(t, err, context.Canceled)
 	fails(t, s.Delete(ctx, "k"), context.Canceled)
 	_, _, err = s.Load(ctx, "k")
@@ -271,7 +279,7 @@ func testOneWinner(t *testing.T, s Store) {
 	for i := range cap(won) {
 		wg.Go(func() {
 			v := fmt.Sprintf("writer %d", i)
-			_, err := s.Swap(t.Context(), "k", rev, []byte(v))
+			_, err := Swap(t.Context(), s, "k", rev, []byte(v))
 			if err == nil {
 				won <- v
 			} else if !errors.Is(err, store.ErrStale) {
@@ -317,7 +325,7 @@ func increment(t *testing.T, s Store) (again bool) {
 		t.Error(err)
 		return false
 	}
-	_, err = s.Swap(t.Context(), "n", rev, append(v, '|'))
+	_, err = Swap(t.Context(), s, "n", rev, append(v, '|'))
 	if err != nil && !errors.Is(err, store.ErrStale) {
 		t.Error(err)
 		return false
